@@ -1,0 +1,69 @@
+//! Backends: what runs a plan. A backend knows ops, buffers and caches, and no model.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::plan::batch::Batch;
+use crate::plan::op::CacheId;
+
+/// Why a backend could not do a step. All of them fail the model, none the daemon.
+#[derive(Debug, Error)]
+pub enum BackendError {
+    /// Memory that the ledger had granted could not be had.
+    #[error("out of memory on {device}: {bytes} bytes for {what}")]
+    OutOfMemory {
+        /// Which device.
+        device: String,
+        /// How much was asked.
+        bytes: u64,
+        /// What for.
+        what: String,
+    },
+    /// The weights' file was truncated or replaced in place under the mapping.
+    #[error("the model's file changed on disk while it was loaded (truncated in place)")]
+    Poisoned,
+    /// The plan asks for something this backend does not have.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The device was lost; only its worker can be replaced.
+    #[error("device lost: {0}")]
+    Lost(String),
+}
+
+/// What came out of a step.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// One row of `n_vocab` for each entry of `Batch::outputs`, in order.
+    pub logits: &'a [f32],
+    /// Width of a row.
+    pub n_vocab: usize,
+}
+
+/// Runs one model's plan on one device (or several). Owned by the model's engine.
+pub trait Backend: Send {
+    /// Device as users read it: `cpu avx512`, `gpu gfx1100`.
+    fn device(&self) -> String;
+
+    /// Adds a slab to a cache group and returns its first block's id; its blocks are
+    /// `first .. first + slab_blocks`. The bytes were reserved in the ledger by the caller.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    fn add_slab(&mut self, group: CacheId) -> Result<u32, BackendError>;
+
+    /// Gives back the slab whose first block is `first`; none of its blocks is in use.
+    fn remove_slab(&mut self, group: CacheId, first: u32);
+
+    /// Starts a step. At most one step is in flight until [`Backend::poll`] has returned it.
+    ///
+    /// # Errors
+    /// Any [`BackendError`]; the step did not happen then.
+    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError>;
+
+    /// Waits up to `wait` for the step in flight; `None` if it is not ready.
+    ///
+    /// # Errors
+    /// Any [`BackendError`] of the step.
+    fn poll(&mut self, wait: Duration) -> Result<Option<Output<'_>>, BackendError>;
+}

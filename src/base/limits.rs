@@ -1,0 +1,98 @@
+//! Every bound of the product in one place, each with its reason.
+//!
+//! A limit that a user may set stands here as its default or its hard cap; the
+//! config key is named. Nothing is silently cut at a limit: what exceeds one is refused.
+
+use std::time::Duration;
+
+/// GGUF: longest metadata string (ggml's own limit is 1 GiB; no real file passes 32 MiB).
+pub const GGUF_STRING_MAX: u64 = 64 << 20;
+/// GGUF: most metadata keys of a file (real files have under 100).
+pub const GGUF_KEYS_MAX: u64 = 1 << 16;
+/// GGUF: most tensors of a model (largest public mixture-of-experts files: a few thousand).
+pub const GGUF_TENSORS_MAX: u64 = 1 << 16;
+/// GGUF: most elements of one metadata array (the largest vocabularies have 262,144 tokens).
+pub const GGUF_ARRAY_MAX: u64 = 1 << 24;
+/// GGUF: longest tensor name, as ggml has it (`GGML_MAX_NAME` is 64 with its end byte).
+pub const GGUF_NAME_MAX: usize = 63;
+/// GGUF: most parts of a split file (`-%05d-of-%05d`; hubs split at 50 GB).
+pub const GGUF_SHARDS_MAX: u16 = 1000;
+
+/// Hyperparameters: most transformer layers (the deepest public models have 126).
+pub const LAYERS_MAX: u32 = 1024;
+/// Hyperparameters: longest context that is believed (128 M tokens).
+pub const CONTEXT_MAX: u32 = 1 << 27;
+/// Hyperparameters: widest vector of a layer (the widest public models have 53,248).
+pub const WIDTH_MAX: u32 = 1 << 20;
+/// Vocabulary: most tokens.
+pub const VOCAB_MAX: usize = 1 << 22;
+
+/// Tokens of a KV block. Small enough that a short chat wastes little, large enough that a
+/// block's key rows fill whole cache lines and that a block table stays short.
+pub const KV_BLOCK_TOKENS: usize = 32;
+/// Bytes of a KV slab, the unit in which caches grow and give memory back.
+pub const KV_SLAB_BYTES: u64 = 16 << 20;
+/// `engine.cache_min`: tokens of cache reserved when a model is loaded.
+pub const CACHE_MIN_TOKENS: u32 = 8192;
+
+/// `engine.max_batch`: sequences decoded together.
+pub const MAX_BATCH: usize = 32;
+/// `engine.max_batch`: hard cap.
+pub const MAX_BATCH_CAP: usize = 256;
+/// `engine.queue`: requests waiting for an engine; one more is refused with 429.
+pub const ENGINE_QUEUE: usize = 256;
+/// Tokens of one step of an engine: all decodes, then prefill chunks up to this number.
+/// Sized so that a step of a 1.5 B model on a slow CPU stays under about two seconds.
+pub const STEP_TOKENS: usize = 512;
+/// Tokens of prefill in a step in which others decode, so that a long prompt does not raise
+/// the others' inter-token latency without bound.
+pub const STEP_TOKENS_SHARED: usize = 128;
+/// Events an engine may have ahead of its client before the client counts as gone.
+pub const EVENTS_AHEAD: usize = 4096;
+
+/// `http.max_body`: largest request body.
+pub const HTTP_BODY_MAX: u64 = 16 << 20;
+/// Longest time from a connection's first byte to the end of its headers.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections served at once; further ones wait in the kernel's backlog.
+pub const HTTP_CONNECTIONS_MAX: usize = 4096;
+/// `stop`: most stop strings of a request (OpenAI allows 4; clients of llama-server send more).
+pub const STOP_STRINGS_MAX: usize = 16;
+/// `stop`: longest stop string in bytes.
+pub const STOP_STRING_BYTES_MAX: usize = 1024;
+/// `top_logprobs`: most alternatives a position (OpenAI's limit).
+pub const TOP_LOGPROBS_MAX: u8 = 20;
+/// `n`: most choices of a request.
+pub const CHOICES_MAX: u32 = 16;
+/// `logit_bias`: most entries.
+pub const LOGIT_BIAS_MAX: usize = 1024;
+/// Chat: most messages of a request.
+pub const MESSAGES_MAX: usize = 4096;
+/// Chat templates: instructions a rendering may take (a real one takes under a million even
+/// for hundreds of messages).
+pub const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Comment interval of a stream while its model loads.
+pub const SSE_LOADING_INTERVAL: Duration = Duration::from_secs(2);
+/// Comment interval of a silent stream.
+pub const SSE_SILENCE_INTERVAL: Duration = Duration::from_secs(10);
+/// `http.drain_secs`: how long SIGTERM waits for running requests.
+pub const DRAIN_SECS: u64 = 30;
+
+/// Commands waiting for the registry actor.
+pub const REGISTRY_QUEUE: usize = 1024;
+/// Requests waiting for one model to load.
+pub const LOAD_WAITERS_MAX: usize = 1024;
+/// Models loaded at once.
+pub const MODELS_MAX: usize = 64;
+/// Decisions remembered for `why` and `events`.
+pub const DECISIONS_MAX: usize = 1024;
+/// A model that failed to load is not tried again by requests for this long.
+pub const LOAD_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// Longest text of one `/tokenize` call in bytes.
+pub const TOKENIZE_BYTES_MAX: usize = 16 << 20;
+/// Busy CPU step: its deadline is this many times the time its bytes need at a slow 1 GB/s,
+/// plus [`STEP_DEADLINE_FLOOR`].
+pub const STEP_DEADLINE_FACTOR: u32 = 20;
+/// Smallest deadline of a step.
+pub const STEP_DEADLINE_FLOOR: Duration = Duration::from_secs(30);

@@ -1,0 +1,3 @@
+//! `forgectl`: drives the daemon over its admin socket. See docs/INTERFACE.md.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `rocmforged`: the daemon. See docs/INTERFACE.md.
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! ROCmForge: GGUF language models on AMD GPUs, and well on the CPU.
+//!
+//! The modules, what each is for and what each may import: docs/ARCHITECTURE.md.
+//! `tests/tidy.rs` enforces the table.
+
+pub mod backend;
+pub mod base;
+pub mod engine;
+pub mod gguf;
+pub mod plan;
+pub mod pool;
+pub mod proto;
+pub mod quant;

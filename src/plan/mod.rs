@@ -1,0 +1,70 @@
+//! The plan: what a model computes in one step, as a printable list.
+//!
+//! `model` makes a plan once, at load; backends run it on a [`batch::Batch`] at each step. A plan
+//! knows no device and no architecture; a backend knows nothing else.
+
+pub mod batch;
+pub mod cache;
+pub mod op;
+
+use crate::base::storage::Slice;
+use crate::quant::GgmlType;
+use cache::CacheGroup;
+use op::{BufId, Op, Rope, Rows, WeightId};
+
+/// A matrix of activations in f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// For people: `ffn_gate`, `q`.
+    pub name: &'static str,
+    /// Elements of a row.
+    pub width: usize,
+    /// What a row belongs to.
+    pub rows: Rows,
+}
+
+/// A weight of the plan with its bytes.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Name of the tensor in the file (`blk.0.attn_q.weight`).
+    pub name: String,
+    /// Type of its elements.
+    pub ty: GgmlType,
+    /// Rows: outputs of a product, tokens of an embedding table; 1 for a vector.
+    pub n_rows: usize,
+    /// Elements of a row (contiguous in the file).
+    pub n_cols: usize,
+    /// `n_rows` rows of `ty.bytes_of(n_cols)` bytes, as they lie in the file.
+    pub data: Slice,
+}
+
+/// What a model computes in one step.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The steps, in order.
+    pub ops: Vec<Op>,
+    /// Buffers that the ops name.
+    pub buffers: Vec<Buffer>,
+    /// Weights that the ops name.
+    pub weights: Vec<Weight>,
+    /// Rotary embeddings that the ops name.
+    pub ropes: Vec<Rope>,
+    /// Caches that the ops name.
+    pub caches: Vec<CacheGroup>,
+    /// Where the logits end up: `n_vocab` wide, `Rows::Outputs`.
+    pub logits: BufId,
+    /// Width of the logits.
+    pub n_vocab: usize,
+}
+
+impl Plan {
+    /// The buffer `id`.
+    pub fn buffer(&self, id: BufId) -> &Buffer {
+        &self.buffers[id.0 as usize]
+    }
+
+    /// The weight `id`.
+    pub fn weight(&self, id: WeightId) -> &Weight {
+        &self.weights[id.0 as usize]
+    }
+}

@@ -1,0 +1,166 @@
+//! The ledger of one device: who holds how many bytes of what, against a budget.
+//!
+//! What fits is decided here, before the first byte moves. A [`Reservation`] gives its bytes back
+//! when it is dropped, so that no path can forget to.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
+
+/// What reserved bytes are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Weights; mapped ones at the size of their file.
+    Weights,
+    /// KV caches.
+    Cache,
+    /// Activations and logits of a step.
+    Activations,
+    /// Vocabulary, tokenizer, tables.
+    Tables,
+}
+
+/// Bytes held by one owner for one purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The model's id.
+    pub owner: String,
+    /// What for.
+    pub kind: Kind,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// A reservation that did not fit.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{needed} bytes are needed, {free} of {total} are free")]
+pub struct Shortage {
+    /// Bytes asked for.
+    pub needed: u64,
+    /// Bytes that were free.
+    pub free: u64,
+    /// The budget.
+    pub total: u64,
+}
+
+/// The ledger of one device.
+#[derive(Debug)]
+pub struct Budget {
+    // A std mutex: held for a few instructions, never across I/O or a step.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    total: u64,
+    used: u64,
+    holdings: Vec<Holding>,
+}
+
+impl Budget {
+    /// An empty ledger with a budget of `total` bytes.
+    pub fn new(total: u64) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { total, used: 0, holdings: Vec::new() }) })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves `bytes` for `owner`, all or nothing.
+    ///
+    /// # Errors
+    /// [`Shortage`] if they do not fit.
+    pub fn reserve(self: &Arc<Self>, owner: &str, kind: Kind, bytes: u64) -> Result<Reservation, Shortage> {
+        let mut s = self.lock();
+        let free = s.total.saturating_sub(s.used);
+        if bytes > free {
+            return Err(Shortage { needed: bytes, free, total: s.total });
+        }
+        s.used += bytes;
+        match s.holdings.iter_mut().find(|h| h.owner == owner && h.kind == kind) {
+            Some(h) => h.bytes += bytes,
+            None => s.holdings.push(Holding { owner: owner.to_owned(), kind, bytes }),
+        }
+        drop(s);
+        Ok(Reservation { budget: Arc::clone(self), owner: owner.to_owned(), kind, bytes })
+    }
+
+    /// The budget in bytes.
+    pub fn total(&self) -> u64 {
+        self.lock().total
+    }
+
+    /// Bytes reserved.
+    pub fn used(&self) -> u64 {
+        self.lock().used
+    }
+
+    /// Bytes that can still be reserved.
+    pub fn free(&self) -> u64 {
+        let s = self.lock();
+        s.total.saturating_sub(s.used)
+    }
+
+    /// Changes the budget; what is reserved stays, even if it is more.
+    pub fn resize(&self, total: u64) {
+        self.lock().total = total;
+    }
+
+    /// Who holds what.
+    pub fn holdings(&self) -> Vec<Holding> {
+        self.lock().holdings.clone()
+    }
+
+    fn give_back(&self, owner: &str, kind: Kind, bytes: u64) {
+        let mut s = self.lock();
+        s.used -= bytes;
+        if let Some(i) = s.holdings.iter().position(|h| h.owner == owner && h.kind == kind) {
+            s.holdings[i].bytes -= bytes;
+            if s.holdings[i].bytes == 0 {
+                s.holdings.swap_remove(i);
+            }
+        }
+    }
+}
+
+/// Bytes that were granted; dropping it gives them back.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Arc<Budget>,
+    owner: String,
+    kind: Kind,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// How many bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.give_back(&self.owner, self.kind, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_is_all_or_nothing_and_comes_back() {
+        let b = Budget::new(100);
+        let r = b.reserve("a", Kind::Weights, 60).expect("fits");
+        let e = b.reserve("b", Kind::Cache, 41).expect_err("does not fit");
+        assert_eq!(e, Shortage { needed: 41, free: 40, total: 100 });
+        let r2 = b.reserve("a", Kind::Weights, 40).expect("fits exactly");
+        assert_eq!(b.holdings(), [Holding { owner: "a".into(), kind: Kind::Weights, bytes: 100 }]);
+        drop(r);
+        assert_eq!((b.used(), b.free()), (40, 60));
+        drop(r2);
+        assert!(b.holdings().is_empty());
+    }
+}

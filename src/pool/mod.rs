@@ -1,0 +1,3 @@
+//! Memory as numbers: budgets, reservations, slabs. No device is called here.
+
+pub mod budget;

@@ -1,0 +1,3 @@
+//! The admin API's types, shared by the daemon and `forgectl`: see docs/INTERFACE.md.
+
+pub mod admin;
