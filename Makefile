@@ -1,0 +1,60 @@
+# make demo   builds, fetches a model, starts the daemon, loads the model and streams an answer
+# make test   everything that must hold before a change lands
+# make build  release binaries in target/release
+# make install DESTDIR=/somewhere PREFIX=/usr
+
+CARGO ?= cargo
+PYTHON ?= python3
+PREFIX ?= /usr
+DESTDIR ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV := .venv
+VPY := $(VENV)/bin/python
+BINARIES := $(TARGET)/release/rocmforged $(TARGET)/release/forgectl
+
+.PHONY: demo test test-rust test-client lint build install bench clean
+
+build:
+	$(CARGO) build --release --locked --bins
+
+# The model of the demonstration; `make demo MODEL=/path/to.gguf` for one's own.
+demo: build $(VENV)/ready-base
+	@model="$(MODEL)"; [ -n "$$model" ] || model=$$($(VPY) tests/models/fetch.py qwen2.5-coder-1.5b) || exit 1; \
+	$(VPY) tests/demo.py --rocmforged $(TARGET)/release/rocmforged --forgectl $(TARGET)/release/forgectl --model "$$model"
+
+test: lint test-rust test-client
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+test-rust: $(VENV)/ready-test
+	$(VPY) tests/models/fetch.py
+	$(VPY) tests/models/make_tiny.py
+	$(CARGO) test --locked
+
+test-client: $(VENV)/ready-test build
+	$(VPY) tests/models/fetch.py
+	$(VPY) -m unittest discover -v -s tests/client -t tests/client \
+		 || exit 1
+
+$(VENV)/ready-base:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/ready-test: $(VENV)/ready-base tests/requirements.txt
+	$(VPY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+install: build
+	install -Dm755 $(TARGET)/release/rocmforged $(DESTDIR)$(PREFIX)/bin/rocmforged
+	install -Dm755 $(TARGET)/release/forgectl $(DESTDIR)$(PREFIX)/bin/forgectl
+	install -Dm644 etc/rocmforge/rocmforged.toml $(DESTDIR)/etc/rocmforge/rocmforged.toml
+	install -Dm644 systemd/rocmforged.service $(DESTDIR)$(PREFIX)/lib/systemd/system/rocmforged.service
+	install -Dm644 systemd/rocmforged-admin.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/rocmforged-admin.socket
+	install -Dm644 LICENSE-MIT $(DESTDIR)$(PREFIX)/share/doc/rocmforge/LICENSE-MIT
+	install -Dm644 LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/rocmforge/LICENSE-APACHE
+
+clean:
+	$(CARGO) clean
+	rm -rf $(VENV)
