@@ -46,7 +46,7 @@ fn scalar_row<const BYTES: usize>(row: &[u8], out: &mut [f32], value: fn([u8; BY
 }
 
 fn scalar_dot<const BYTES: usize>(rows: &[u8], x: &[f32], out: &mut [f32], value: fn([u8; BYTES]) -> f32) {
-    for (row, out) in rows.chunks((x.len() * BYTES).max(1)).zip(out) {
+    for (row, out) in rows.chunks(x.len() * BYTES).zip(out) {
         *out = row.as_chunks::<BYTES>().0.iter().zip(x).map(|(w, x)| value(*w) * x).sum();
     }
 }

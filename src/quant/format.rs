@@ -64,7 +64,11 @@ impl Format {
         let Kernels::Coded { dot, .. } = self.kernels else { panic!("{} has no codes: dot_f32", self.ty.name()) };
         x.check();
         assert_eq!(rows.len(), out.len() * self.row_bytes(x.q.len()));
-        dot(tier, rows, x, out);
+        if x.q.is_empty() {
+            out.fill(0.0);
+        } else {
+            dot(tier, rows, x, out);
+        }
     }
 
     /// A row as `w = scale * code - min`: `codes.len()` weights, one scale and min for each
@@ -88,7 +92,11 @@ impl Format {
     pub fn dot_f32(&self, tier: Tier, rows: &[u8], x: &[f32], out: &mut [f32]) {
         let Kernels::Float { dot } = self.kernels else { panic!("{} is no float format: dot", self.ty.name()) };
         assert_eq!(rows.len(), out.len() * self.row_bytes(x.len()));
-        dot(tier, rows, x, out);
+        if x.is_empty() {
+            out.fill(0.0);
+        } else {
+            dot(tier, rows, x, out);
+        }
     }
 }
 

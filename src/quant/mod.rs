@@ -24,6 +24,8 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 pub use activation::{GROUP, Q8, Q8Buf, quantize};
 pub use format::Format;

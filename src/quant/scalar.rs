@@ -36,7 +36,7 @@ pub(super) fn dot<const BYTES: usize, const ELEMENTS: usize>(
     let mut codes = [0; ELEMENTS];
     let (mut scales, mut mins) = ([0.0; 16], [0.0; 16]);
     let row_bytes = x.q.len() / ELEMENTS * BYTES;
-    for (row, out) in rows.chunks(row_bytes.max(1)).zip(out) {
+    for (row, out) in rows.chunks(row_bytes).zip(out) {
         let mut total = 0.0;
         for (i, block) in row.as_chunks::<BYTES>().0.iter().enumerate() {
             unpack_block(block, &mut codes, &mut scales[..subs], &mut mins[..subs]);

@@ -18,5 +18,5 @@ pub mod tiers;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
-pub use tiers::{Amx, Avx2, Avx512, Avx512Bf16, Tier, TierError};
 pub(crate) use tiers::enter;
+pub use tiers::{Amx, Avx2, Avx512, Avx512Bf16, Tier, TierError};
