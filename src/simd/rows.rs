@@ -18,18 +18,21 @@ macro_rules! walk {
         $(#[$doc])*
         ///
         /// `rows` holds `out.len()` rows, taken in steps of `BYTES` bytes. For step `i`,
-        /// `prepare(i)` makes what the step needs of the activation; `step(bytes, prepared, sum)`
-        /// adds to a row's sum, which starts as `zero`; `finish` makes its result. A last step
-        /// that is not whole sees its bytes followed by zeros.
-        // `prepare` and `step` are called at one place each, so that both are inlined.
+        /// `prepare(i)` makes what the step needs of the activation; `begin(bytes, prepared)`
+        /// makes what is slow to come by, the scales, for all streams, before
+        /// `step(bytes, prepared, begun, sum)` adds to a row's sum, which starts as `zero`;
+        /// `finish` makes its result. A last step that is not whole sees its bytes followed by
+        /// zeros.
+        // `prepare` and `step` are called at one place each, so that they are inlined.
         #[inline]
         #[target_feature(enable = $features)]
-        pub fn $name<const BYTES: usize, P, S: Copy>(
+        pub fn $name<const BYTES: usize, P, B, S: Copy>(
             rows: &[u8],
             out: &mut [f32],
             zero: S,
             prepare: impl Fn(usize) -> P,
-            step: impl Fn(&[u8; BYTES], &P, S) -> S,
+            begin: impl Fn(&[u8; BYTES], &P) -> B,
+            step: impl Fn(&[u8; BYTES], &P, B, S) -> S,
             finish: impl Fn(S) -> f32,
         ) {
             let Some(last) = out.len().checked_sub(1) else { return };
@@ -51,9 +54,10 @@ macro_rules! walk {
                         let left = (apart - first) * row_bytes - done * BYTES;
                         let ahead = AHEAD + if left > AHEAD { 0 } else { rows.len() - apart * row_bytes };
                         let prepared = prepare(done);
-                        for (block, sum) in [a, b, c, d].into_iter().zip(&mut sums) {
+                        let begun = [begin(a, &prepared), begin(b, &prepared), begin(c, &prepared), begin(d, &prepared)];
+                        for ((block, begun), sum) in [a, b, c, d].into_iter().zip(begun).zip(&mut sums) {
                             prefetch(block, ahead, BYTES);
-                            *sum = step(block, &prepared, *sum);
+                            *sum = step(block, &prepared, begun, *sum);
                         }
                         done += 1;
                     }
