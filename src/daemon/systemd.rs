@@ -1,7 +1,7 @@
 //! systemd's side: readiness, status, watchdog, inherited sockets.
 //!
 //! What this file guarantees to safe callers: the process's environment is changed only in
-//! [`Systemd::take`], which says when it may be called; an inherited descriptor is owned once.
+//! [`Systemd::take`], and only while there is no other thread; an inherited descriptor is owned once.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -20,12 +20,13 @@ pub struct Systemd {
 
 impl Systemd {
     /// Takes what systemd passed, and removes it from the environment, so that no child takes it
-    /// for its own. `NOTIFY_SOCKET` stays: each message is sent by its address.
-    ///
-    /// # Safety
-    /// No other thread may be running: the environment is changed.
-    pub unsafe fn take() -> Self {
-        // SAFETY: the caller guarantees that no other thread runs.
+    /// for its own. `NOTIFY_SOCKET` stays: each message is sent by its address. To be called first
+    /// of all; once there is a second thread, nothing is taken.
+    pub fn take() -> Self {
+        if threads() != Some(1) {
+            return Self::default();
+        }
+        // SAFETY: the environment is changed, and no other thread runs that could read it.
         let watchdog = unsafe { sd_notify::watchdog_enabled_and_unset_env() };
         // SAFETY: as above.
         let sockets = match unsafe { sd_notify::listen_fds_with_names_and_unset_env() } {
@@ -39,6 +40,11 @@ impl Systemd {
         };
         Self { sockets, watchdog }
     }
+}
+
+/// Threads of this process.
+fn threads() -> Option<usize> {
+    std::fs::read_dir("/proc/self/task").ok().map(Iterator::count)
 }
 
 fn send(state: &[NotifyState<'_>]) {
