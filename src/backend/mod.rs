@@ -1,5 +1,7 @@
 //! Backends: what runs a plan. A backend knows ops, buffers and caches, and no model.
 
+pub mod cpu;
+
 use std::time::Duration;
 
 use thiserror::Error;

@@ -96,3 +96,9 @@ pub const TOKENIZE_BYTES_MAX: usize = 16 << 20;
 pub const STEP_DEADLINE_FACTOR: u32 = 20;
 /// Smallest deadline of a step.
 pub const STEP_DEADLINE_FLOOR: Duration = Duration::from_secs(30);
+/// A CPU worker that finds no work spins this long before it parks: longer than the gaps between
+/// the ops of a step, short enough that an idle daemon uses no CPU.
+pub const POOL_SPIN: Duration = Duration::from_micros(50);
+/// The CPU pool counts as stuck if one engine holds it this long without giving way: the largest
+/// op of the largest step is far below.
+pub const POOL_HELD_MAX: Duration = Duration::from_secs(60);
