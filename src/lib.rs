@@ -11,3 +11,4 @@ pub mod plan;
 pub mod pool;
 pub mod proto;
 pub mod quant;
+pub mod simd;
