@@ -102,3 +102,6 @@ pub const POOL_SPIN: Duration = Duration::from_micros(50);
 /// The CPU pool counts as stuck if one engine holds it this long without giving way: the largest
 /// op of the largest step is far below.
 pub const POOL_HELD_MAX: Duration = Duration::from_secs(60);
+/// Element-wise ops of fewer elements (times their cost) run on one thread: a job on all of
+/// them costs about as much as this many additions.
+pub const POOL_SERIAL_ELEMENTS: usize = 8192;

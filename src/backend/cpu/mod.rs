@@ -1,4 +1,5 @@
 //! The CPU backend.
 
+pub mod ops;
 pub mod topology;
 pub mod workers;

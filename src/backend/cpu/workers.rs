@@ -29,7 +29,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use self::fpu::FlushDenormals;
-pub use self::tiles::{DisjointTiles, PerWorker, Tile};
+pub use self::tiles::{DisjointTiles, PerWorker, Tile, TripleTiles};
 use super::topology::{Core, Topology};
 use crate::base::limits::{POOL_HELD_MAX, POOL_SPIN};
 use crate::simd::Tier;

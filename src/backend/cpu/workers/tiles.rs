@@ -62,19 +62,48 @@ impl<'a, T> DisjointTiles<'a, T> {
     pub fn take(&self) -> Option<Tile<'_, T>> {
         // Cannot wrap: one call past the end for each of a few workers and ops.
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        if index >= self.len() {
-            return None;
-        }
+        // SAFETY: the counter gives each number once, to this matrix or to the group it is in.
+        (index < self.len()).then(|| unsafe { self.tile(index) })
+    }
+
+    /// Tile `index`.
+    ///
+    /// # Safety
+    /// `index` is below [`DisjointTiles::len`], and no other tile with it exists.
+    unsafe fn tile(&self, index: usize) -> Tile<'_, T> {
         let across = self.width.div_ceil(self.tile_cols);
         let (r, c) = (index / across * self.tile_rows, index % across * self.tile_cols);
-        Some(Tile {
+        Tile {
             data: self.data,
             stride: self.width,
             rows: r..(r + self.tile_rows).min(self.n_rows),
             cols: c..(c + self.tile_cols).min(self.width),
             index,
             _data: PhantomData,
-        })
+        }
+    }
+}
+
+/// Three matrices divided into equally many tiles, taken together.
+pub struct TripleTiles<'a, A, B, C>(DisjointTiles<'a, A>, DisjointTiles<'a, B>, DisjointTiles<'a, C>);
+
+impl<'a, A, B, C> TripleTiles<'a, A, B, C> {
+    /// Joins them.
+    ///
+    /// # Panics
+    /// If their numbers of tiles differ.
+    pub fn new(a: DisjointTiles<'a, A>, b: DisjointTiles<'a, B>, c: DisjointTiles<'a, C>) -> Self {
+        assert!(a.len() == b.len() && a.len() == c.len());
+        Self(a, b, c)
+    }
+
+    /// The tiles of one number that nobody had yet, or `None` if all were taken.
+    pub fn take(&self) -> Option<(Tile<'_, A>, Tile<'_, B>, Tile<'_, C>)> {
+        let a = self.0.take()?;
+        // SAFETY: there are as many tiles of each, and the first one's counter, which gave this
+        // number once, is the only one used: the three matrices are owned here.
+        let (b, c) = unsafe { (self.1.tile(a.index), self.2.tile(a.index)) };
+        Some((a, b, c))
     }
 }
 
