@@ -1,5 +1,6 @@
 //! The CPU backend.
 
+mod cache;
 pub mod ops;
 pub mod topology;
 pub mod workers;

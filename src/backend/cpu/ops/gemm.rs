@@ -8,7 +8,7 @@
 //! in every batch.
 
 mod coded;
-mod float;
+pub(super) mod float;
 #[cfg(test)]
 mod tests;
 
@@ -32,8 +32,8 @@ const FLOAT_CHUNK: usize = 128;
 /// Most rows of a claimed panel: its sums for a full batch stay in the second-level cache.
 const PANEL_ROWS: usize = 128;
 
-/// Sums of [`ROWS`] rows by [`TOKENS`] tokens.
-type Sums = [[[f32; LANES]; TOKENS]; 2];
+/// Sums of [`ROWS`] rows by [`TOKENS`] tokens: for each half of the rows and each token.
+pub(super) type Sums = [[[f32; LANES]; TOKENS]; 2];
 
 /// A weight matrix as it lies in the file.
 #[derive(Clone, Copy)]

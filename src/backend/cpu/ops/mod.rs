@@ -15,6 +15,8 @@ pub mod norm;
 pub mod rope;
 #[cfg(test)]
 mod testing;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 use super::workers::{DisjointTiles, Team};
 use crate::base::limits::POOL_SERIAL_ELEMENTS;

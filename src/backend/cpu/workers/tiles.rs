@@ -17,10 +17,18 @@ pub struct DisjointTiles<'a, T> {
     data: *mut T,
     n_rows: usize,
     width: usize,
-    tile_rows: usize,
+    cut: Cut<'a>,
     tile_cols: usize,
     next: CachePadded<AtomicUsize>,
     _data: PhantomData<&'a mut [T]>,
+}
+
+/// Where a matrix is cut between rows.
+enum Cut<'a> {
+    /// After every so many rows.
+    Every(usize),
+    /// At these rows, ascending: tiles lie between neighbours.
+    At(&'a [usize]),
 }
 
 // SAFETY: sharing it only lets threads take tiles, which are `&mut` to parts of `T: Send` that
@@ -37,11 +45,25 @@ impl<'a, T> DisjointTiles<'a, T> {
     /// If `data` is no whole number of rows or a size is 0.
     pub fn new(data: &'a mut [T], width: usize, tile_rows: usize, tile_cols: usize) -> Self {
         assert!(width > 0 && tile_rows > 0 && tile_cols > 0 && data.len().is_multiple_of(width));
+        Self::cut(data, width, Cut::Every(tile_rows), tile_cols)
+    }
+
+    /// The same with tiles of uneven height: between each two neighbours of `cuts`.
+    ///
+    /// # Panics
+    /// If `cuts` does not ascend or passes the last row; else as [`DisjointTiles::new`].
+    pub fn at(data: &'a mut [T], width: usize, cuts: &'a [usize], tile_cols: usize) -> Self {
+        assert!(width > 0 && tile_cols > 0 && data.len().is_multiple_of(width));
+        assert!(cuts.is_sorted() && cuts.last().is_none_or(|&last| last <= data.len() / width));
+        Self::cut(data, width, Cut::At(cuts), tile_cols)
+    }
+
+    fn cut(data: &'a mut [T], width: usize, cut: Cut<'a>, tile_cols: usize) -> Self {
         Self {
             n_rows: data.len() / width,
             data: data.as_mut_ptr(),
             width,
-            tile_rows,
+            cut,
             tile_cols,
             next: CachePadded::new(AtomicUsize::new(0)),
             _data: PhantomData,
@@ -50,12 +72,16 @@ impl<'a, T> DisjointTiles<'a, T> {
 
     /// Number of tiles.
     pub fn len(&self) -> usize {
-        self.n_rows.div_ceil(self.tile_rows) * self.width.div_ceil(self.tile_cols)
+        let down = match self.cut {
+            Cut::Every(rows) => self.n_rows.div_ceil(rows),
+            Cut::At(cuts) => cuts.len().saturating_sub(1),
+        };
+        down * self.width.div_ceil(self.tile_cols)
     }
 
     /// Whether there is no tile at all.
     pub fn is_empty(&self) -> bool {
-        self.n_rows == 0
+        self.len() == 0
     }
 
     /// A tile that nobody had yet, or `None` if all were taken.
@@ -72,11 +98,15 @@ impl<'a, T> DisjointTiles<'a, T> {
     /// `index` is below [`DisjointTiles::len`], and no other tile with it exists.
     unsafe fn tile(&self, index: usize) -> Tile<'_, T> {
         let across = self.width.div_ceil(self.tile_cols);
-        let (r, c) = (index / across * self.tile_rows, index % across * self.tile_cols);
+        let (down, c) = (index / across, index % across * self.tile_cols);
+        let rows = match self.cut {
+            Cut::Every(rows) => down * rows..((down + 1) * rows).min(self.n_rows),
+            Cut::At(cuts) => cuts[down]..cuts[down + 1],
+        };
         Tile {
             data: self.data,
             stride: self.width,
-            rows: r..(r + self.tile_rows).min(self.n_rows),
+            rows,
             cols: c..(c + self.tile_cols).min(self.width),
             index,
             _data: PhantomData,
@@ -144,6 +174,15 @@ impl<T> Tile<'_, T> {
         unsafe {
             std::slice::from_raw_parts_mut(self.data.add(row * self.stride + self.cols.start), self.cols.len())
         }
+    }
+
+    /// All elements of a tile of one row.
+    ///
+    /// # Panics
+    /// If it has more or fewer.
+    pub fn only_row(&mut self) -> &mut [T] {
+        assert!(self.rows.len() == 1);
+        self.row(self.rows.start)
     }
 
     /// All elements of a tile as wide as the matrix.

@@ -187,6 +187,7 @@ mod x86 {
 
     use super::super::{LANES, Sums, TOKENS};
     use super::{ActBlock, Block, CHUNK};
+    use crate::backend::cpu::ops::transpose::transpose;
     use crate::simd::x86::*;
 
     /// Transposes 16 rows of `codes` (each [`CHUNK`] apart) by words of four into the blocks.
@@ -205,36 +206,6 @@ mod x86 {
                 }
             }
         }
-    }
-
-    /// Transposes a matrix of 16 x 16 words.
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
-        let mut a = r;
-        for i in 0..8 {
-            a[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-            a[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-        }
-        let mut b = a;
-        for i in 0..4 {
-            for j in 0..2 {
-                b[4 * i + 2 * j] = _mm512_unpacklo_epi64(a[4 * i + j], a[4 * i + 2 + j]);
-                b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + 2 + j]);
-            }
-        }
-        // b[4i + c] holds, in 128-bit lane l, column 4l + c of rows 4i .. 4i+4.
-        let mut out = a;
-        for c in 0..4 {
-            let x = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
-            let y = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
-            let z = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
-            let w = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
-            out[c] = _mm512_shuffle_i32x4::<0x88>(x, z);
-            out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(x, z);
-            out[4 + c] = _mm512_shuffle_i32x4::<0x88>(y, w);
-            out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(y, w);
-        }
-        out
     }
 
     /// [`super::Panel::multiply`] by `vpdpbusd`.

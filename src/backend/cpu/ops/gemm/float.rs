@@ -17,9 +17,9 @@ pub struct Panel {
 }
 
 /// One weight of each row of the panel.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(align(64))]
-struct Column([[f32; LANES]; 2]);
+pub struct Column(pub [[f32; LANES]; 2]);
 
 impl Panel {
     /// Bytes that [`Panel::new`] allocates.
@@ -53,17 +53,22 @@ impl Panel {
 
     /// Adds the product of the panel with the first `tokens` tokens of `x` to `sums`.
     pub fn multiply(&self, tier: Tier, x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums) {
-        let w = &self.columns[..self.n];
-        assert_eq!(w.len(), x.len());
-        #[cfg(target_arch = "x86_64")]
-        if let Some(token) = tier.avx512() {
-            return crate::simd::enter!(Avx512, token => x86::multiply512(
-                w: &[Column], x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums));
-        }
-        for (group, sums) in sums.iter_mut().enumerate() {
-            for (i, sums) in sums.iter_mut().enumerate().take(tokens) {
-                one_token(tier, w, x, group, i, sums);
-            }
+        multiply(tier, &self.columns[..self.n], x, tokens, sums);
+    }
+}
+
+/// Adds to `sums` the products of each column of `w` with the element of the same number of each
+/// of the first `tokens` tokens of `x`. Attention uses it too: keys and values are its columns.
+pub fn multiply(tier: Tier, w: &[Column], x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums) {
+    assert_eq!(w.len(), x.len());
+    #[cfg(target_arch = "x86_64")]
+    if let Some(token) = tier.avx512() {
+        return crate::simd::enter!(Avx512, token => x86::multiply512(
+            w: &[Column], x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums));
+    }
+    for (group, sums) in sums.iter_mut().enumerate() {
+        for (i, sums) in sums.iter_mut().enumerate().take(tokens) {
+            one_token(tier, w, x, group, i, sums);
         }
     }
 }
@@ -100,7 +105,7 @@ mod x86 {
     use super::Column;
     use crate::simd::x86::*;
 
-    /// [`super::Panel::multiply`].
+    /// [`super::multiply`].
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     pub fn multiply512(w: &[Column], x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums) {
         match tokens {
