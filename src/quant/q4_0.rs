@@ -5,10 +5,16 @@
 //! | 0 | `d`, f16 |
 //! | 2 | 16 bytes: low nibbles are codes 0..16, high nibbles codes 16..32 |
 
+#[cfg(target_arch = "x86_64")]
+use super::block32::{avx2, avx512};
 use super::format::coded;
 use super::scalar::f16_at;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86::{load512, part};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_mm256_setzero_ps, _mm512_setzero_ps};
 
-coded!(Q4_0, bytes 18, elements 32, offset 8);
+coded!(Q4_0, block32, bytes 18, elements 32, step 72, offset 8);
 
 fn dequantize_block(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = f16_at(block, 0);
@@ -26,4 +32,23 @@ fn unpack_block(block: &[u8; 18], codes: &mut [u8; 32], scales: &mut [f32], mins
         codes[i] = byte & 15;
         codes[i + 16] = byte >> 4;
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn expand_avx512(blocks: &[u8; 72]) -> avx512::Quad {
+    const D: [u16; 32] = avx512::words_index(18, 8, 0);
+    const NIBBLES: [u8; 64] = avx512::bytes_index(18, 8, 2, 1);
+    let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 8)));
+    let (low, high) = avx512::nibbles(avx512::pick(first, &NIBBLES, second));
+    avx512::Quad { low, high, d: avx512::pick_f16(first, &D, second), m: _mm512_setzero_ps() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn expand_avx2(block: &[u8; 18]) -> avx2::Block {
+    let codes = avx2::nibbles(part(block, 2));
+    avx2::Block { codes, d: avx2::f16_all(*part(block, 0)), m: _mm256_setzero_ps() }
 }

@@ -6,10 +6,16 @@
 //! | 2 | u32: bit `i` is bit 4 of code `i` |
 //! | 6 | 16 bytes: low nibbles belong to codes 0..16, high nibbles to codes 16..32 |
 
+#[cfg(target_arch = "x86_64")]
+use super::block32::{avx2, avx512};
 use super::format::coded;
 use super::scalar::f16_at;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86::{load512, part};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_mm256_setzero_ps, _mm512_setzero_ps};
 
-coded!(Q5_0, bytes 22, elements 32, offset 16);
+coded!(Q5_0, block32, bytes 22, elements 32, step 88, offset 16);
 
 fn dequantize_block(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = f16_at(block, 0);
@@ -33,4 +39,28 @@ fn unpack_codes(block: &[u8; 22], codes: &mut [u8; 32]) {
         codes[i] = byte & 15 | ((high >> i & 1) as u8) << 4;
         codes[i + 16] = byte >> 4 | ((high >> (i + 16) & 1) as u8) << 4;
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn expand_avx512(blocks: &[u8; 88]) -> avx512::Quad {
+    const D: [u16; 32] = avx512::words_index(22, 24, 0);
+    const HIGH_OF_LOW: [u8; 64] = avx512::bytes_index(22, 24, 2, 8);
+    const HIGH_OF_HIGH: [u8; 64] = avx512::bytes_index(22, 24, 4, 8);
+    const NIBBLES: [u8; 64] = avx512::bytes_index(22, 24, 6, 1);
+    let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 24)));
+    let (low, high) = avx512::nibbles(avx512::pick(first, &NIBBLES, second));
+    let low = avx512::add_high(low, avx512::pick(first, &HIGH_OF_LOW, second));
+    let high = avx512::add_high(high, avx512::pick(first, &HIGH_OF_HIGH, second));
+    avx512::Quad { low, high, d: avx512::pick_f16(first, &D, second), m: _mm512_setzero_ps() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn expand_avx2(block: &[u8; 22]) -> avx2::Block {
+    let codes = avx2::nibbles(part(block, 6));
+    let codes = avx2::add_high(codes, part(block, 2));
+    avx2::Block { codes, d: avx2::f16_all(*part(block, 0)), m: _mm256_setzero_ps() }
 }
