@@ -7,6 +7,7 @@ pub mod backend;
 pub mod base;
 pub mod engine;
 pub mod gguf;
+pub mod model;
 pub mod plan;
 pub mod pool;
 pub mod proto;
