@@ -12,3 +12,4 @@ pub mod plan;
 pub mod pool;
 pub mod proto;
 pub mod quant;
+pub mod simd;
