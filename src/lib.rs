@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod model;
 pub mod plan;
 pub mod pool;
+pub mod probe;
 pub mod proto;
 pub mod quant;
 pub mod simd;
