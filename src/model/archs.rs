@@ -5,6 +5,7 @@
 
 use super::ModelError;
 use super::spec::{ArchSpec, Bias, EmbedScale, ScoreScale, WindowRule};
+use crate::base::name::nearest;
 use crate::gguf::meta::{Meta, MetaError};
 use crate::plan::op::{Activation, NormKind, RopeStyle};
 
@@ -74,9 +75,10 @@ pub fn find(meta: &Meta) -> Result<&'static ArchSpec, ModelError> {
 }
 
 fn unknown(name: &str) -> ModelError {
-    let mut near: Vec<&str> = ARCHS.iter().map(|a| a.name).collect();
-    near.sort_by(|a, b| strsim::jaro_winkler(b, name).total_cmp(&strsim::jaro_winkler(a, name)));
-    near.truncate(3);
+    let mut near = nearest(name, ARCHS.iter().map(|a| a.name));
+    if near.is_empty() {
+        near = ARCHS.iter().map(|a| a.name).collect();
+    }
     ModelError::UnknownArch { name: name.chars().take(64).collect(), nearest: near.join(", ") }
 }
 
@@ -91,7 +93,11 @@ mod tests {
         assert_eq!(find(&meta), Err(MetaError::Missing(KEY.to_owned()).into()));
         meta.insert(KEY.to_owned(), Value::Str("qwen2vl".to_owned()));
         let error = find(&meta).expect_err("no such row").to_string();
-        assert_eq!(error, "architecture `qwen2vl` is not supported; the nearest that are: qwen2, qwen3, gemma3");
+        assert!(error.starts_with("architecture `qwen2vl` is not supported; the nearest that are: qwen2"), "{error}");
+        let mut meta = Meta::default();
+        meta.insert(KEY.to_owned(), Value::Str("\u{1F999}".repeat(100_000)));
+        let error = find(&meta).expect_err("no such row").to_string();
+        assert!(error.ends_with("llama, qwen2, qwen3, gemma3") && error.len() < 1000, "{error}");
     }
 
     #[test]

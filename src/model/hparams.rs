@@ -121,7 +121,8 @@ impl Hparams {
 
 /// Keys that turn the graph into one that no row describes yet.
 fn refuse_other_graphs(keys: &Keys) -> Result<(), ModelError> {
-    for (key, what) in [("expert_count", "mixtures of experts"), ("nextn_predict_layers", "layers that predict ahead")] {
+    for (key, what) in [("expert_count", "mixtures of experts"), ("nextn_predict_layers", "layers that predict ahead")]
+    {
         if let Some(n) = keys.u32(key)?.filter(|n| *n > 0) {
             return Err(keys.bad(key, n, format!("{what} are not supported for this architecture")));
         }
@@ -136,7 +137,7 @@ fn head_width(keys: &Keys, key: &str, n_embd: u32, n_head: u32) -> Result<u32, M
     if let Some(width) = keys.in_range(key, WIDTH_MAX)? {
         return Ok(width);
     }
-    if n_embd % n_head != 0 {
+    if !n_embd.is_multiple_of(n_head) {
         return Err(keys.bad("attention.head_count", n_head, format!("does not divide the width {n_embd}")));
     }
     Ok(n_embd / n_head)

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use super::ModelError;
 use super::hparams::Hparams;
 use super::names::{self, bias, layer, weight};
 use super::spec::ArchSpec;
-use super::ModelError;
 use crate::gguf::{Gguf, Tensor};
 use crate::plan::Weight;
 use crate::plan::op::{NormKind, WeightId};
@@ -231,7 +231,9 @@ impl<'a> Claims<'a> {
         let w = &self.all[id.0 as usize];
         let (values, _) = w.data.bytes().as_chunks::<4>();
         match values.iter().map(|b| f32::from_le_bytes(*b)).find(|v| !(v.is_finite() && *v > 0.0)) {
-            Some(v) => Err(ModelError::Unsupported(format!("tensor `{}` holds {v}, which divides a frequency", w.name))),
+            Some(v) => {
+                Err(ModelError::Unsupported(format!("tensor `{}` holds {v}, which divides a frequency", w.name)))
+            }
             None => Ok(()),
         }
     }

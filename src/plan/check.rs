@@ -171,7 +171,7 @@ impl<'a> Checker<'a> {
         let width = self.buffer(x)?.width;
         self.rows(x, Rows::Tokens)?;
         require(head_dim > 0 && width % head_dim == 0, || format!("heads of {head_dim} in a width of {width}"))?;
-        require(rope.n_rot > 0 && rope.n_rot % 2 == 0 && rope.n_rot <= head_dim, || {
+        require(rope.n_rot > 0 && rope.n_rot.is_multiple_of(2) && rope.n_rot <= head_dim, || {
             format!("{} of {head_dim} elements rotated", rope.n_rot)
         })?;
         let numbers = [rope.freq_base, rope.freq_scale, rope.attn_factor];
@@ -334,7 +334,7 @@ pub(super) mod tests {
 
     #[test]
     fn each_mistake_is_named() {
-        broken("op 1 (norm): reads `x`, which nobody has written", |p| drop(p.ops.remove(0)));
+        broken("op 0 (norm): reads `x`, which nobody has written", |p| drop(p.ops.remove(0)));
         broken("op 2 (linear): `wq` is 8 x 8, not 9 x 8", |p| p.buffers[2].width = 9);
         broken("wq: 7 x 8 of F32 in 256 bytes", |p| p.weights[2].n_rows = 7);
         broken("op 5 (store): `k` is 4 wide, not 8", |p| p.caches[0].head_dim = 8);
@@ -351,7 +351,9 @@ pub(super) mod tests {
             p.weights[0].data = Slice::new(Arc::new(vec![0u8; 352]), 0, 352);
             p.ops.truncate(15);
         });
-        broken("differ in shape", |p| p.buffers[9].rows = Rows::Tokens);
+        broken("op 13 (add): `x_out` and `gate` differ in shape", |p| {
+            p.ops[13] = Op::Add { a: BufId(7), b: BufId(8), out: BufId(7) };
+        });
         broken("has other rows", |p| p.buffers[8].rows = Rows::Tokens);
         broken("buffer 99 does not exist", |p| p.ops[9] = Op::Select { x: BufId(0), out: BufId(99) });
         broken("not in place", |p| {
