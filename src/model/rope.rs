@@ -21,7 +21,7 @@ pub(super) fn global(spec: &ArchSpec, keys: &Keys, head_dim: u32, n_ctx_train: u
     let (freq_scale, yarn, attn_factor) = match kind {
         "none" => (1.0, None, own_factor),
         "linear" => (1.0 / factor, None, own_factor),
-        "yarn" => (1.0 / factor, Some(yarn(keys, n_ctx_train)?), own_factor * yarn_magnitude(factor)),
+        "yarn" => (1.0 / factor, Some(yarn(keys, n_ctx_train)?), own_factor * yarn_correction(factor)),
         other => {
             return Err(keys.bad("rope.scaling.type", other, "not supported (none, linear and yarn are)"));
         }
@@ -64,9 +64,10 @@ fn yarn(keys: &Keys, n_ctx_train: u32) -> Result<Yarn, ModelError> {
     })
 }
 
-/// What YaRN multiplies sine and cosine with, so that scores keep their spread (its eq. 22).
-fn yarn_magnitude(factor: f32) -> f32 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 }
+/// YaRN's `1 + 0.1 ln(factor)` (its eq. 22), which rotations apply, is meant for longer contexts
+/// only: a factor below 1 takes it back.
+fn yarn_correction(factor: f32) -> f32 {
+    if factor < 1.0 { 1.0 / (1.0 + 0.1 * factor.ln()) } else { 1.0 }
 }
 
 fn base(keys: &Keys, key: &str) -> Result<Option<f32>, ModelError> {

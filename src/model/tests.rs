@@ -242,7 +242,10 @@ fn rope_scaling_as_the_keys_say() {
         yarn.yarn.map(|y| (y.original_context, y.ext_factor, y.beta_fast, y.beta_slow)),
         Some((64, 1.0, 32.0, 1.0))
     );
-    assert_eq!(yarn.attn_factor, 0.1 * 4f32.ln() + 1.0);
+    assert_eq!(yarn.attn_factor, 1.0);
+    let shorter = llama().with("llama.rope.scaling.factor", Value::F32(0.5));
+    let shorter = rope(shorter.with("llama.rope.scaling.type", Value::Str("yarn".to_owned())));
+    assert_eq!(shorter.attn_factor, 1.0 / (1.0 + 0.1 * 0.5f32.ln()));
     kind("longrope").refused("`llama.rope.scaling.type` is longrope");
     llama().with("llama.rope.dimension_count", Value::U32(15)).refused("`llama.rope.dimension_count` is 15");
     llama().with("llama.rope.dimension_count", Value::U32(0)).refused("`llama.rope.dimension_count` is 0");

@@ -72,7 +72,7 @@ pub struct Rope {
     pub factors: Option<WeightId>,
     /// YaRN (Peng et al. 2023), if the model asks for it.
     pub yarn: Option<Yarn>,
-    /// Multiplies sine and cosine: the whole factor, YaRN's `0.1 ln(factor) + 1` included.
+    /// Multiplies sine and cosine; with YaRN on top of its own `1 + 0.1 ln(1 / freq_scale)`.
     pub attn_factor: f32,
 }
 
