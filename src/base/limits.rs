@@ -108,3 +108,7 @@ pub const TOKENIZE_BYTES_MAX: usize = 16 << 20;
 pub const STEP_DEADLINE_FACTOR: u32 = 20;
 /// Smallest deadline of a step.
 pub const STEP_DEADLINE_FLOOR: Duration = Duration::from_secs(30);
+/// `rocmforged eval`: memory for the logits of a step; a vocabulary of 262,144 gets 128 rows.
+pub const EVAL_LOGITS_BYTES: usize = 128 << 20;
+/// `rocmforged eval --batch`: most copies, as many as an engine may decode together.
+pub const EVAL_COPIES_MAX: usize = MAX_BATCH_CAP;

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Makes the goldens under tests/data/models with llama.cpp (PyPI llama-cpp-python), an independent implementation.
+"""Makes the goldens under tests/data/models with independent implementations: llama.cpp, and transformers.
 
     make_goldens.py tiny        logits and greedy continuations of make_tiny.py's models
     make_goldens.py greedy      continuations of the two real models of fetch.py, with the gap of the two best
     make_goldens.py perplexity  perplexity of text.txt, as `llama-perplexity` counts it
 
-Install with `--no-binary llama-cpp-python` and CC=clang-19 CXX=clang++-19.
+Needs PyPI llama-cpp-python (with `--no-binary llama-cpp-python` and CC=clang-19 CXX=clang++-19). llama.cpp takes GELU
+from a table of f16 on CPUs, which moves logits by up to 0.01; the exact logits of models with GELU therefore come from
+PyPI transformers (with torch), and llama.cpp's must be near them.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import gguf
 import llama_cpp
 import numpy as np
 
@@ -55,6 +58,69 @@ def real_path(name):
     return fetch.cache_dir() / fetch.MODELS[REAL[name]]["file"]
 
 
+class Torch:
+    """A gemma3 model in transformers, in f32, with the weights and numbers of a GGUF file."""
+
+    PARTS = {
+        "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+        "attn_k_norm": "self_attn.k_norm", "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj", "post_ffw_norm": "post_feedforward_layernorm",
+    }  # fmt: skip
+
+    def __init__(self, path, row):
+        import torch
+        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+        m = make_tiny.DEFAULT | row
+        keys = m["keys"]
+        pattern = keys.get("attention.sliding_window_pattern", [i % 6 < 5 for i in range(m["layers"])])
+        full = {"rope_type": "default", "rope_theta": m["base"]}
+        if "rope.scaling.factor" in keys:
+            full |= {"rope_type": "linear", "factor": keys["rope.scaling.factor"]}
+        reader = gguf.GGUFReader(path)
+        weights = {t.name.removesuffix(".weight"): np.array(t.data) for t in reader.tensors}
+        config = Gemma3TextConfig(
+            vocab_size=len(weights["token_embd"]), hidden_size=m["width"], intermediate_size=m["ff"],
+            num_hidden_layers=m["layers"], num_attention_heads=m["heads"], num_key_value_heads=m["heads_kv"],
+            head_dim=m["head_dim"], rms_norm_eps=1e-5, max_position_embeddings=512,
+            # The largest Gemma 3 has 62 layers and scales by its width.
+            query_pre_attn_scalar=m["width"] // m["heads"] if m["layers"] == 62 else m["head_dim"],
+            sliding_window=keys["attention.sliding_window"],
+            layer_types=["sliding_attention" if local else "full_attention" for local in pattern],
+            final_logit_softcapping=keys.get("final_logit_softcapping"),
+            rope_parameters={
+                "full_attention": full,
+                "sliding_attention": {"rope_type": "default", "rope_theta": keys.get("rope.freq_base_swa", 10000.0)},
+            },
+        )  # fmt: skip
+        self.model = Gemma3ForCausalLM(config).float().eval()
+        state = {"model.embed_tokens.weight": weights.pop("token_embd"), "model.norm.weight": weights.pop("output_norm") - 1}
+        for name, values in weights.items():
+            _, layer, part = name.split(".")
+            # Files hold 1 + w for norms.
+            state[f"model.layers.{layer}.{self.PARTS[part]}.weight"] = values - 1 if part.endswith("norm") else values
+        state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in state.items()}
+        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        assert missing in ([], ["lm_head.weight"]) and not unexpected, (missing, unexpected)
+        self.model.tie_weights()
+        self.torch = torch
+
+    def logits(self, tokens):
+        with self.torch.no_grad():
+            return self.model(self.torch.tensor([tokens]), use_cache=False).logits[0].numpy()
+
+    def greedy(self, tokens, count):
+        out, gap = [], math.inf
+        for _ in range(count):
+            last = self.logits(tokens + out)[-1]
+            second, best = np.argsort(last)[-2:]
+            gap = min(gap, float(last[best] - last[second]))
+            out.append(int(best))
+        return out, gap
+
+
 # --- tiny models ------------------------------------------------------------------------------------------------
 
 
@@ -91,6 +157,12 @@ def tiny():
             n_vocab = load(path, 256, F32).n_vocab()
             tokens = fixed_tokens(name, n_vocab, 20 if quantized else 36)
             exact = logits_of(exact_path, tokens)
+            gelu = row.get("arch") == "gemma3"
+            if gelu:
+                model = Torch(exact_path, row)
+                near, exact = exact, model.logits(tokens)
+                print(f"{name}: llama.cpp differs by at most {abs(near - exact).max()}")
+                assert abs(near - exact).max() < 0.03
         entry = {"name": name, "tokens": tokens, "n_vocab": n_vocab, "offset": sum(x.size for x in blob)}
         blob.append(exact.astype("<f4"))
         entry["std"] = float(exact.std())
@@ -98,6 +170,9 @@ def tiny():
             entry["llama_cpp_rms"] = rms(logits_of(path, tokens) - exact)
         else:
             entry["greedy"], entry["gap"] = greedy_f32(path, tokens, 32)
+            if gelu:
+                theirs, entry["gap"] = model.greedy(tokens, 32)
+                assert theirs == entry["greedy"], f"{name}: two best logits are too close"
         print({k: v for k, v in entry.items() if k not in ("tokens", "greedy")})
         entries.append(entry)
     (DATA / "tiny.json").write_text("[\n" + ",\n".join(json.dumps(e) for e in entries) + "\n]\n")

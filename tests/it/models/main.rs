@@ -1,4 +1,4 @@
-//! Models against goldens from llama.cpp: the plan by a naive executor, then the CPU backend.
+//! Models against goldens of independent implementations: the plan by a naive executor, then the CPU backend.
 
 mod goldens;
 mod reference;
@@ -6,12 +6,12 @@ mod reference;
 use goldens::{best, max_difference, tiny};
 use reference::Reference;
 
-/// Plans are right: executed naively on dequantized weights they give llama.cpp's logits.
+/// Plans are right: executed naively on dequantized weights they give the goldens' logits.
 #[test]
-fn plans_agree_with_llama_cpp() {
+fn plans_agree_with_goldens() {
     for golden in tiny() {
         let plan = golden.plan();
-        let mut reference = Reference::new(&plan).with_gelu_in_f16();
+        let mut reference = Reference::new(&plan);
         let logits: Vec<f32> = golden.tokens.iter().flat_map(|t| reference.push(*t)).collect();
         let difference = max_difference(&logits, &golden.logits());
         assert!(difference <= 1e-3, "{}: logits differ by {difference}", golden.name);

@@ -17,7 +17,6 @@ pub struct Reference<'a> {
     weights: Vec<Vec<f32>>,
     caches: HashMap<(u32, u32), Cache>,
     position: usize,
-    gelu_in_f16: bool,
 }
 
 impl<'a> Reference<'a> {
@@ -25,13 +24,7 @@ impl<'a> Reference<'a> {
     pub fn new(plan: &'a Plan) -> Self {
         plan.check().expect("a sound plan");
         let weights = plan.weights.iter().map(dequantize).collect();
-        Self { plan, weights, caches: HashMap::new(), position: 0, gelu_in_f16: false }
-    }
-
-    /// Takes GELU from a table of f16, as ggml does on CPUs: with it a model that has GELU can be
-    /// held to llama.cpp's logits closely, and so be shown right without it too.
-    pub fn with_gelu_in_f16(self) -> Self {
-        Self { gelu_in_f16: true, ..self }
+        Self { plan, weights, caches: HashMap::new(), position: 0 }
     }
 
     /// Appends a token; gives its logits.
@@ -101,7 +94,7 @@ impl<'a> Reference<'a> {
             Op::Glu { gate, up, act, out } => {
                 let up = read(buffers, up);
                 let gate = read(buffers, gate);
-                buffers[out.0 as usize] = gate.iter().zip(&up).map(|(g, u)| self.activate(*act, *g) * u).collect();
+                buffers[out.0 as usize] = gate.iter().zip(&up).map(|(g, u)| activate(*act, *g) * u).collect();
             }
             Op::Add { a, b, out } => {
                 let (a, b) = (read(buffers, a), read(buffers, b));
@@ -110,17 +103,6 @@ impl<'a> Reference<'a> {
             Op::Scale { x, factor } => buffers[x.0 as usize].iter_mut().for_each(|x| *x *= factor),
             Op::Softcap { x, cap } => buffers[x.0 as usize].iter_mut().for_each(|x| *x = cap * (*x / cap).tanh()),
             Op::Select { x, out } => buffers[out.0 as usize] = read(buffers, x),
-        }
-    }
-
-    fn activate(&self, act: Activation, x: f32) -> f32 {
-        let gelu = |x: f32| 0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh());
-        match act {
-            Activation::Silu => x / (1.0 + (-x).exp()),
-            Activation::GeluTanh if self.gelu_in_f16 && x.abs() < 10.0 => {
-                half::f16::from_f32(gelu(half::f16::from_f32(x).to_f32())).to_f32()
-            }
-            Activation::GeluTanh => gelu(x),
         }
     }
 
@@ -161,6 +143,13 @@ fn dequantize(w: &Weight) -> Vec<f32> {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+}
+
+fn activate(act: Activation, x: f32) -> f32 {
+    match act {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => 0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh()),
+    }
 }
 
 fn rotate(head: &mut [f32], rope: &Rope, factors: Option<&[f32]>, position: usize) {
