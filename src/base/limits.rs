@@ -111,6 +111,9 @@ pub const STEP_DEADLINE_FLOOR: Duration = Duration::from_secs(30);
 /// A CPU worker that finds no work spins this long before it parks: longer than the gaps between
 /// the ops of a step, short enough that an idle daemon uses no CPU.
 pub const POOL_SPIN: Duration = Duration::from_micros(50);
+/// An engine that has held the CPU pool this long gives way to others at its next op: long
+/// beside the cost of a change, short beside what a client notices.
+pub const POOL_TURN: Duration = Duration::from_millis(10);
 /// The CPU pool counts as stuck if one engine holds it this long without giving way: the largest
 /// op of the largest step is far below.
 pub const POOL_HELD_MAX: Duration = Duration::from_secs(60);

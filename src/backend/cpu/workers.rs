@@ -174,7 +174,7 @@ impl CpuPool {
     pub fn acquire(&self) -> Team<'_> {
         self.wait_turn(self.lock_turn());
         let roamed = self.home.as_ref().and_then(pin);
-        Team { pool: self, roamed, _here: PhantomData }
+        Team { pool: self, since: Instant::now(), roamed, _here: PhantomData }
     }
 
     /// Queues up behind everyone and waits; `turn` is held from the caller's last look on, so
@@ -247,6 +247,8 @@ fn pin(set: &CpuSet) -> Option<CpuSet> {
 /// The pool, held by one engine.
 pub struct Team<'a> {
     pool: &'a CpuPool,
+    /// Since when.
+    since: Instant,
     /// Affinity that the thread gets back.
     roamed: Option<CpuSet>,
     /// The affinity is this thread's.
@@ -264,11 +266,15 @@ impl Team<'_> {
         self.pool.tier
     }
 
-    /// Lets another engine have its turn if one waits.
-    pub fn give_way(&mut self) {
-        let mut turn = self.pool.lock_turn();
-        self.pool.end_turn(&mut turn);
-        self.pool.wait_turn(turn);
+    /// Lets the engines that wait have their turn, if this one has had the pool for `turn`.
+    pub fn give_way(&mut self, turn: Duration) {
+        if self.since.elapsed() < turn {
+            return;
+        }
+        let mut state = self.pool.lock_turn();
+        self.pool.end_turn(&mut state);
+        self.pool.wait_turn(state);
+        self.since = Instant::now();
     }
 
     /// Runs `job` once on every worker, this thread among them, and returns when all are done.

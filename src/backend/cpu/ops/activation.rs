@@ -8,14 +8,23 @@ use crate::plan::op::Activation;
 /// Work of an element in additions.
 const COST: usize = 16;
 
-/// `gate = act(gate) * up`, rows of `width`.
-pub fn glu(team: &mut Team<'_>, act: Activation, gate: &mut [f32], up: &[f32], width: usize) {
+/// `gate = act(gate) * up`, rows of `width`; without `up` the gate is the other factor too.
+pub fn glu(team: &mut Team<'_>, act: Activation, gate: &mut [f32], up: Option<&[f32]>, width: usize) {
     let tier = team.tier();
     let kernel = match act {
         Activation::Silu => silu_mul,
         Activation::GeluTanh => gelu_mul,
     };
-    for_rows(team, gate, width, COST, |row, gate| kernel(tier, gate, &up[row * width..][..gate.len()]));
+    for_rows(team, gate, width, COST, |row, gate| match up {
+        Some(up) => kernel(tier, gate, &up[row * width..][..gate.len()]),
+        None => {
+            for gate in gate.chunks_mut(64) {
+                let mut up = [0.0; 64];
+                up[..gate.len()].copy_from_slice(gate);
+                kernel(tier, gate, &up);
+            }
+        }
+    });
 }
 
 tiered!(
@@ -73,8 +82,12 @@ mod tests {
                 for act in [Activation::Silu, Activation::GeluTanh] {
                     let want: Vec<f64> = gate.iter().zip(&up).map(|(&g, &u)| reference(act, g, u)).collect();
                     let mut out = gate.clone();
-                    glu(team, act, &mut out, &up, width);
+                    glu(team, act, &mut out, Some(&up), width);
                     assert!(worst(&out, &want) < 4e-6, "{act:?} {}", worst(&out, &want));
+                    let want: Vec<f64> = gate.iter().map(|&g| reference(act, g, g)).collect();
+                    let mut out = gate.clone();
+                    glu(team, act, &mut out, None, width);
+                    assert!(worst(&out, &want) < 4e-6, "{act:?} of itself");
                 }
             }
         });

@@ -7,6 +7,7 @@
 pub mod activation;
 pub mod add;
 pub mod attention;
+pub mod finite;
 pub mod gather;
 pub mod gemm;
 pub mod math;

@@ -112,7 +112,7 @@ fn engines_take_turns() {
                 for _ in 0..3 {
                     order.lock().unwrap().push(engine);
                     team.run(&|_| {});
-                    team.give_way();
+                    team.give_way(Duration::ZERO);
                 }
             });
             // Each must have its ticket before the next comes.
