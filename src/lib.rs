@@ -13,3 +13,4 @@ pub mod pool;
 pub mod probe;
 pub mod proto;
 pub mod quant;
+pub mod tokenizer;
