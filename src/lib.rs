@@ -8,6 +8,7 @@ pub mod base;
 pub mod engine;
 pub mod gguf;
 pub mod model;
+pub mod offline;
 pub mod plan;
 pub mod pool;
 pub mod probe;
