@@ -1,0 +1,3 @@
+//! What `rocmforged` does with a model without serving it: `eval` and `tokenize`.
+
+pub mod drive;
