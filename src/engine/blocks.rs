@@ -132,6 +132,15 @@ impl Group {
         self.blocks[block as usize].users > 0
     }
 
+    /// Bytes of idle slabs that could be given back if `spare` of the blocks not in use are not
+    /// needed.
+    pub(super) fn reclaimable(&self, spare: usize) -> u64 {
+        let idle = |&at: &usize| self.slabs.blocks(at).all(|b| !self.in_use(b));
+        let n_idle = (0..self.slabs.n_slabs()).filter(idle).count();
+        let n_extra = self.slabs.n_blocks().saturating_sub(self.minimum) / self.slab_blocks;
+        n_idle.min(n_extra).min(spare / self.slab_blocks) as u64 * self.slab_bytes
+    }
+
     /// The prefix that the block holds, or [`NONE`].
     pub(super) fn node(&self, block: u32) -> NodeId {
         self.blocks[block as usize].node

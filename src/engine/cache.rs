@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::blocks::Group;
 use super::prefix::{NONE, NodeId, ROOT, Tree};
+pub use super::tables::Tables;
 use crate::backend::Backend;
 use crate::base::limits::KV_BLOCK_TOKENS;
 use crate::plan::batch::NO_BLOCK;
@@ -40,45 +41,6 @@ pub struct CacheOptions {
     pub max_bytes: Option<u64>,
     /// Most tokens of one sequence that are computed in one step.
     pub step_tokens: u32,
-}
-
-/// Blocks of one sequence, for each group.
-#[derive(Debug, Default)]
-pub struct Tables {
-    /// For each group the block of each `KV_BLOCK_TOKENS` positions.
-    blocks: Vec<Vec<u32>>,
-    /// For each group the first block that was not given up for lying before the window.
-    first: Vec<u32>,
-    /// Tokens in the cache.
-    len: u32,
-    /// Full blocks that stand in the tree.
-    registered: u32,
-    /// The node of the last of them.
-    node: NodeId,
-    /// Whether this sequence's blocks go into the tree.
-    share: bool,
-}
-
-impl Tables {
-    /// Tokens in the cache.
-    pub fn len(&self) -> u32 {
-        self.len
-    }
-
-    /// Whether nothing is in the cache.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The block table of `group`, for `Batch::push_table`.
-    pub fn table(&self, group: usize) -> &[u32] {
-        &self.blocks[group]
-    }
-
-    /// Tokens there are blocks for, beyond those in the cache.
-    fn spare(&self, group: usize) -> u32 {
-        self.blocks[group].len() as u32 * BLOCK - self.len
-    }
 }
 
 /// Blocks and bytes of all groups together.
@@ -266,33 +228,50 @@ impl Cache {
         let mut granted = want;
         for g in 0..self.groups.len() {
             let missing = granted.saturating_sub(tables.spare(g)).div_ceil(BLOCK);
-            let got = self.ensure(g, missing as usize, backend) as u32;
-            if got < missing {
-                granted = tables.spare(g) + got * BLOCK;
+            self.ensure(g, missing as usize, backend);
+            // Taken at once: another group's need could take free blocks back to the ledger.
+            for _ in 0..missing {
+                match self.groups[g].take() {
+                    Some(block) => tables.blocks[g].push(block),
+                    None => break,
+                }
             }
+            granted = granted.min(tables.spare(g));
         }
         for g in 0..self.groups.len() {
-            for _ in 0..granted.saturating_sub(tables.spare(g)).div_ceil(BLOCK) {
-                if let Some(block) = self.groups[g].take() {
-                    tables.blocks[g].push(block);
+            while tables.spare(g) >= granted + BLOCK {
+                if let Some(block) = tables.blocks[g].pop().filter(|&b| b != NO_BLOCK) {
+                    self.groups[g].unhold(block);
                 }
             }
         }
         granted
     }
 
-    /// Makes `n` blocks of a group free, if that can be, and returns how many of them are.
-    fn ensure(&mut self, group: usize, n: usize, backend: &mut dyn Backend) -> usize {
+    /// Makes `n` blocks of a group free, as far as that can be.
+    fn ensure(&mut self, group: usize, n: usize, backend: &mut dyn Backend) {
         loop {
             let g = &self.groups[group];
             if g.slabs.n_free() >= n {
-                return n;
+                return;
             }
             let mostly_kept = g.n_kept * 2 > g.slabs.n_blocks();
-            if (mostly_kept || self.add_slab(group, backend).is_err()) && !self.evict(group) {
-                return self.groups[group].slabs.n_free();
+            if (mostly_kept || self.add_slab(group, backend).is_err())
+                && !self.evict(group)
+                && !self.reclaim(group, backend)
+            {
+                return;
             }
         }
+    }
+
+    /// Gives idle slabs of the other groups back, so that this one can grow.
+    fn reclaim(&mut self, group: usize, backend: &mut dyn Backend) -> bool {
+        let before = self.bytes();
+        for other in (0..self.groups.len()).filter(|&g| g != group) {
+            self.release_idle_of(other, backend);
+        }
+        self.bytes() < before
     }
 
     /// Frees the kept block that was not used for the longest time.
@@ -402,6 +381,7 @@ impl Cache {
         others: impl Iterator<Item = (&'a Tables, u32)> + Clone,
     ) -> Fit {
         let mut grow = 0;
+        let mut spare: smallvec::SmallVec<[usize; 8]> = smallvec::SmallVec::new();
         let alone = others.clone().next().is_none();
         for (g, group) in self.groups.iter().enumerate() {
             let missing = |t: &Tables, total: u32| {
@@ -409,10 +389,15 @@ impl Cache {
                 blocks_for(group.window, total, self.step_tokens).saturating_sub(has) as usize
             };
             let want = missing(tables, total) + others.clone().map(|(t, total)| missing(t, total)).sum::<usize>();
-            let short = want.saturating_sub(group.slabs.n_free() + group.n_kept);
+            let has = group.slabs.n_free() + group.n_kept;
+            let short = want.saturating_sub(has);
+            spare.push(has.saturating_sub(want));
             grow += short.div_ceil(group.slab_blocks) as u64 * group.slab_bytes;
         }
-        let growable = self.budget.free().min(self.max_bytes.saturating_sub(self.bytes()));
+        let mut growable = self.budget.free().min(self.max_bytes.saturating_sub(self.bytes()));
+        if grow > growable {
+            growable += self.groups.iter().zip(&spare).map(|(g, &n)| g.reclaimable(n)).sum::<u64>();
+        }
         match (grow <= growable, alone) {
             (true, _) => Fit::Yes,
             (false, false) => Fit::Later,
@@ -436,31 +421,34 @@ impl Cache {
     pub fn release_idle(&mut self, backend: &mut dyn Backend) -> u64 {
         let before = self.bytes();
         for g in 0..self.groups.len() {
-            // Highest first: blocks are taken from the lowest.
-            let firsts: Vec<u32> = self.groups[g].slabs.firsts().rev().collect();
-            for first in firsts {
-                let group = &self.groups[g];
-                if group.slabs.n_blocks() < group.minimum + group.slab_blocks {
-                    break;
-                }
-                let blocks = first..first + group.slab_blocks as u32;
-                if blocks.clone().any(|b| group.in_use(b)) {
-                    continue;
-                }
-                for block in blocks {
-                    let node = self.groups[g].node(block);
-                    if node != NONE {
-                        self.forget(g, block, node);
-                    }
-                }
-                if let Some(reservation) = self.groups[g].slabs.remove(first) {
-                    backend.remove_slab(CacheId(g as u32), first);
-                    // The ledger learns of it after the device.
-                    drop(reservation);
-                }
-            }
+            self.release_idle_of(g, backend);
         }
         before - self.bytes()
+    }
+
+    fn release_idle_of(&mut self, g: usize, backend: &mut dyn Backend) {
+        // Highest first: blocks are taken from the lowest.
+        for at in (0..self.groups[g].slabs.n_slabs()).rev() {
+            let group = &self.groups[g];
+            if group.slabs.n_blocks() < group.minimum + group.slab_blocks {
+                return;
+            }
+            let blocks = group.slabs.blocks(at);
+            if blocks.clone().any(|b| group.in_use(b)) {
+                continue;
+            }
+            for block in blocks.clone() {
+                let node = self.groups[g].node(block);
+                if node != NONE {
+                    self.forget(g, block, node);
+                }
+            }
+            if let Some(reservation) = self.groups[g].slabs.remove(blocks.start) {
+                backend.remove_slab(CacheId(g as u32), blocks.start);
+                // The ledger learns of it after the device.
+                drop(reservation);
+            }
+        }
     }
 
     /// Blocks and bytes now.

@@ -24,6 +24,7 @@ pub mod schedule;
 mod select;
 mod sequence;
 pub mod stats;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -10,8 +10,6 @@ use super::select::{self, Scored, exp, max};
 
 /// How many of the likeliest are looked at first for `top_p` without `top_k`; few texts need more.
 const NUCLEUS_FIRST: usize = 128;
-/// How many then, before all are sorted.
-const NUCLEUS_SECOND: usize = 4096;
 
 /// Memory for sampling, one for each engine.
 #[derive(Debug)]
@@ -113,11 +111,10 @@ fn choose(s: &Sampling, random: &mut Random, row: &[f32], scratch: &mut select::
     }
     if all {
         let enough = select::sum_exp(row, largest) * f64::from(s.top_p);
-        for k in [NUCLEUS_FIRST, NUCLEUS_SECOND, row.len()] {
-            scratch.top(row, k);
-            if keep_nucleus(&mut scratch.best, enough) || k >= row.len() {
-                break;
-            }
+        scratch.top(row, NUCLEUS_FIRST);
+        if !keep_nucleus(&mut scratch.best, enough) {
+            scratch.nucleus(row, largest, enough);
+            keep_nucleus(&mut scratch.best, enough);
         }
     } else {
         scratch.top(row, s.top_k as usize);

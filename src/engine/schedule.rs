@@ -98,7 +98,7 @@ pub struct Step {
     /// Sequences that gave their blocks up and wait again.
     pub preempted: Vec<Key>,
     /// Sequences that cannot go on though they are alone, with the bytes they need and the bytes
-    /// there are. The schedule has forgotten them; the caller releases their blocks.
+    /// there are. Their blocks are released, and the schedule has forgotten them.
     pub refused: Vec<(Key, u64, u64)>,
 }
 
@@ -252,12 +252,12 @@ impl Schedule {
     /// The youngest gives its blocks up; the only one is refused.
     fn make_room(&mut self, room: &mut impl Room, out: &mut Step) {
         let Some(e) = self.running.pop() else { return };
+        room.release(e.key);
         if self.running.is_empty() {
             let (needed, available) = room.shortage(e.total);
             out.refused.push((e.key, needed, available));
             return;
         }
-        room.release(e.key);
         out.preempted.push(e.key);
         let at = self.waiting.partition_point(|w| w.arrival < e.arrival);
         self.waiting.insert(at, Entry { computed: 0, ..e });
@@ -415,9 +415,7 @@ mod tests {
                 for &(key, needed, available) in &step.refused {
                     let r = live.remove(&key).expect("live");
                     prop_assert!(needed > available && (r.0 + r.2 + 1).div_ceil(BLOCK) > n_blocks, "{key} would fit alone");
-                    if room.held.contains_key(&key) {
-                        room.release(key);
-                    }
+                    prop_assert!(!room.held.contains_key(&key));
                     ended += 1;
                 }
                 for &(key, _) in &step.admitted {

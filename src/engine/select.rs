@@ -7,6 +7,10 @@
 /// Logits that share one maximum or one sum.
 const BLOCK: usize = 64;
 const LANES: usize = 16;
+/// Parts of a logit's unit that [`Scratch::nucleus`] tells apart.
+const FINENESS: f32 = 32.0;
+/// Distances from the largest that it looks at: beyond 24 a token weighs less than 4e-11.
+const N_DISTANCES: usize = 24 * FINENESS as usize;
 
 /// A token and its logit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,14 +25,21 @@ pub(super) struct Scratch {
     /// One number for each block of logits.
     per_block: Vec<f32>,
     order: Vec<f32>,
-    /// Result of [`Scratch::top`].
+    /// Weight of the logits at each distance from the largest.
+    distances: Vec<f64>,
+    /// Result of [`Scratch::top`] and [`Scratch::nucleus`].
     pub(super) best: Vec<Scored>,
 }
 
 impl Scratch {
     pub(super) fn new(n_vocab: usize) -> Self {
         let n = n_vocab.div_ceil(BLOCK);
-        Self { per_block: Vec::with_capacity(n), order: Vec::with_capacity(n), best: Vec::with_capacity(n_vocab) }
+        Self {
+            per_block: Vec::with_capacity(n),
+            order: Vec::with_capacity(n),
+            distances: vec![0.0; N_DISTANCES],
+            best: Vec::with_capacity(n_vocab),
+        }
     }
 
     /// Puts the `k` largest logits of the row into `best`, largest first, ties by lower token.
@@ -47,6 +58,40 @@ impl Scratch {
             self.order.extend_from_slice(&self.per_block);
             threshold = *self.order.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
         }
+        self.collect(row, threshold);
+        if self.best.len() > k {
+            self.best.select_nth_unstable_by(k - 1, descending);
+            self.best.truncate(k);
+        }
+        self.best.sort_unstable_by(descending);
+    }
+
+    /// Puts the largest logits into `best` like [`Scratch::top`]: as many as weigh `enough`
+    /// together (sum of `exp(logit - max)`), and a few more.
+    pub(super) fn nucleus(&mut self, row: &[f32], max: f32, enough: f64) {
+        self.distances.fill(0.0);
+        for &x in row {
+            // NaN becomes 0 here, and weighs nothing.
+            let distance = ((max - x) * FINENESS) as usize;
+            if let Some(sum) = self.distances.get_mut(distance) {
+                *sum += f64::from(exp(x - max));
+            }
+        }
+        let mut rest = enough;
+        let last = self.distances.iter().position(|&sum| {
+            rest -= sum;
+            rest <= 0.0
+        });
+        let floor = last.map_or(f32::NEG_INFINITY, |i| max - (i + 1) as f32 / FINENESS);
+        self.best.clear();
+        self.per_block.clear();
+        self.per_block.extend(row.chunks(BLOCK).map(self::max));
+        self.collect(row, floor);
+        self.best.sort_unstable_by(descending);
+    }
+
+    /// Adds the logits from `threshold` on to `best`; `per_block` has the blocks' maxima.
+    fn collect(&mut self, row: &[f32], threshold: f32) {
         for (i, block) in row.chunks(BLOCK).enumerate() {
             if self.per_block[i] >= threshold {
                 for (j, &logit) in block.iter().enumerate() {
@@ -56,12 +101,6 @@ impl Scratch {
                 }
             }
         }
-        let descending = |a: &Scored, b: &Scored| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
-        if self.best.len() > k {
-            self.best.select_nth_unstable_by(k - 1, descending);
-            self.best.truncate(k);
-        }
-        self.best.sort_unstable_by(descending);
     }
 
     /// Draws a token with probability in proportion to `exp((logit - max) * scale)`, among those
@@ -97,6 +136,10 @@ impl Scratch {
         }
         last
     }
+}
+
+fn descending(a: &Scored, b: &Scored) -> std::cmp::Ordering {
+    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
 /// The largest number of the row; NaN counts as nothing, an empty row gives minus infinity.
@@ -204,6 +247,24 @@ mod tests {
             if k > 0 {
                 prop_assert_eq!(max(&row), want.first().map_or(f32::NEG_INFINITY, |s| s.logit));
             }
+        }
+
+        #[test]
+        fn nucleus_weighs_enough_and_little_more(row in rows(), share in 0f64..1.0) {
+            let m = max(&row);
+            prop_assume!(m.is_finite());
+            let weight = |x: f32| if x.is_nan() { 0.0 } else { f64::from(x - m).exp() };
+            let enough = share * row.iter().map(|&x| weight(x)).sum::<f64>();
+            let mut scratch = Scratch::new(row.len());
+            scratch.nucleus(&row, m, enough);
+            let sums: Vec<f64> = scratch.best.iter().scan(0.0, |sum, s| { *sum += weight(s.logit); Some(*sum) }).collect();
+            prop_assert!(sums[sums.len() - 1] >= enough * (1.0 - 1e-6));
+            let n = sums.iter().position(|&s| s >= enough).unwrap_or(sums.len() - 1);
+            let least = scratch.best[n].logit - 1.1 / FINENESS;
+            prop_assert!(scratch.best.iter().all(|s| s.logit >= least));
+            let best = scratch.best.clone();
+            scratch.top(&row, best.len());
+            prop_assert_eq!(best, scratch.best);
         }
 
         #[test]

@@ -4,6 +4,8 @@
 //! are taken from the slab with the lowest number that has one, so that the others become idle
 //! and can be given back.
 
+use std::ops::Range;
+
 use super::budget::Reservation;
 
 /// A set of slabs with the same number of blocks.
@@ -71,9 +73,15 @@ impl Slabs {
         self.n_free += 1;
     }
 
-    /// First blocks of all slabs, ascending.
-    pub fn firsts(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
-        self.slabs.iter().map(|s| s.first)
+    /// Number of slabs.
+    pub fn n_slabs(&self) -> usize {
+        self.slabs.len()
+    }
+
+    /// Blocks of the slab at `at` in ascending order.
+    pub fn blocks(&self, at: usize) -> Range<u32> {
+        let first = self.slabs[at].first;
+        first..first + self.slab_blocks
     }
 
     /// Removes the slab that starts at `first` and returns its reservation; `None` if there is
@@ -110,7 +118,7 @@ mod tests {
         slabs.put(4);
         assert_eq!(slabs.take(), Some(1), "the lowest slab is filled first");
         let reservation = slabs.remove(4).expect("idle");
-        assert_eq!(slabs.firsts().collect::<Vec<_>>(), [0]);
+        assert_eq!((slabs.n_slabs(), slabs.blocks(0)), (1, 0..2));
         drop(reservation);
         assert_eq!((budget.used(), slabs.n_blocks(), slabs.n_free()), (100, 2, 0));
     }
