@@ -8,6 +8,7 @@ pub mod base;
 pub mod engine;
 pub mod gguf;
 pub mod plan;
+pub mod policy;
 pub mod pool;
 pub mod proto;
 pub mod quant;
