@@ -9,5 +9,6 @@ pub mod engine;
 pub mod gguf;
 pub mod plan;
 pub mod pool;
+pub mod probe;
 pub mod proto;
 pub mod quant;
