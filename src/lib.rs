@@ -10,5 +10,6 @@ pub mod gguf;
 pub mod plan;
 pub mod policy;
 pub mod pool;
+pub mod probe;
 pub mod proto;
 pub mod quant;

@@ -15,6 +15,18 @@ pub const GGUF_TENSORS_MAX: u64 = 1 << 16;
 pub const GGUF_ARRAY_MAX: u64 = 1 << 24;
 /// GGUF: longest tensor name, as ggml has it (`GGML_MAX_NAME` is 64 with its end byte).
 pub const GGUF_NAME_MAX: usize = 63;
+/// GGUF: most bytes of keys, values and tensor descriptions of one part. The largest public
+/// vocabularies with their merges take 20 MiB; memory for parsing is a small multiple of this.
+pub const GGUF_META_BYTES_MAX: u64 = 256 << 20;
+/// GGUF: longest metadata key (the format's own limit).
+pub const GGUF_KEY_MAX: u64 = (1 << 16) - 1;
+/// GGUF: largest `general.alignment` (every public file has 32; a page would be 4096).
+pub const GGUF_ALIGNMENT_MAX: u32 = 1 << 20;
+/// Files mapped at once: slots of the table in which the SIGBUS handler looks an address up.
+/// 64 models of 64 parts.
+pub const MAPS_MAX: usize = 4096;
+/// Bytes that are read ahead between two reports of progress.
+pub const POPULATE_CHUNK: usize = 16 << 20;
 /// GGUF: most parts of a split file (`-%05d-of-%05d`; hubs split at 50 GB).
 pub const GGUF_SHARDS_MAX: u16 = 1000;
 
