@@ -13,3 +13,5 @@ pub mod pool;
 pub mod probe;
 pub mod proto;
 pub mod quant;
+pub mod registry;
+pub mod telemetry;

@@ -113,6 +113,10 @@ pub const SWAP_RESIDENCY_MAX: Duration = Duration::from_secs(30);
 pub const SLAB_WAIT: Duration = Duration::from_millis(50);
 /// After an eviction with `--now`, handlers of cancelled requests have so long to let go.
 pub const CANCEL_WAIT: Duration = Duration::from_secs(5);
+/// An engine that does not end within this time after its requests were cancelled hangs in a step.
+pub const STOP_WAIT: Duration = Duration::from_secs(15);
+/// `load` tells progress at most this often.
+pub const LOAD_EVENT_INTERVAL: Duration = Duration::from_millis(100);
 /// Models dirs are scanned again at most this often (on access; nothing polls).
 pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// Folders below a models dir that are searched: `owner/repo/file.gguf`, as hubs lay them out.
