@@ -4,7 +4,7 @@
 //! 429 and everything from 500 up; a refusal that a retry cannot mend says so in
 //! `x-should-retry: false`.
 
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -161,6 +161,7 @@ impl ApiError {
     pub fn engine(error: &EngineError, param: &str) -> Self {
         match error {
             EngineError::ContextLength { prompt, context } => Self::context_length(param, *prompt, *context),
+            EngineError::Invalid(m) => Self::invalid(Some(param), m.clone()),
             EngineError::QueueFull { retry_after_s, .. } => Self::queue_full(error.to_string(), *retry_after_s),
             EngineError::CacheMemory { needed, available } => Self::insufficient_memory(error.to_string())
                 .with("needed_bytes", *needed)
@@ -215,15 +216,6 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(ErrorMessage(self.message));
         response
     }
-}
-
-/// `error` as an answer that keeps the `Allow` header of the router's own 405.
-pub fn keep_allow(own: &Response, error: ApiError) -> Response {
-    let mut response = error.into_response();
-    if let Some(allow) = own.headers().get(ALLOW) {
-        response.headers_mut().insert(ALLOW, allow.clone());
-    }
-    response
 }
 
 /// At most 200 characters of what a client sent, for a message.

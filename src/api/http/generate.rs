@@ -11,8 +11,8 @@ use super::error::ApiError;
 use super::logprobs::{Entries, Form};
 use super::params::Params;
 use super::sse::Frames;
-use crate::base::limits::SSE_SILENCE_INTERVAL;
-use crate::engine::handle::Events;
+use crate::base::limits::{KV_BLOCK_TOKENS, SSE_SILENCE_INTERVAL};
+use crate::engine::events::Events;
 use crate::engine::message::{Event, Finish, FinishReason, Generate, Token};
 use crate::registry::Lease;
 use crate::telemetry::metrics::{Metrics, ModelMetrics};
@@ -65,6 +65,11 @@ pub struct Choices {
 
 struct Slot {
     events: Option<Events>,
+    /// Not submitted yet: it waits until the first choice of its prompt has left the prompt in
+    /// the prefix cache.
+    deferred: Option<Generate>,
+    /// Tokens that were counted.
+    tokens: u32,
     echo: String,
     entries: Option<Entries>,
     last_token: Option<Instant>,
@@ -107,9 +112,13 @@ impl Choices {
                     ignore_eos: params.ignore_eos,
                     cache_prompt: params.cache_prompt,
                 };
-                let events = lease.model.engine.submit(generate).map_err(|e| ApiError::engine(&e, param))?;
+                let defer = index % per_prompt != 0 && generate.cache_prompt && generate.prompt.len() > KV_BLOCK_TOKENS;
+                let submit = |g| lease.model.engine.submit(g).map_err(|e| ApiError::engine(&e, param));
+                let (events, deferred) = if defer { (None, Some(generate)) } else { (Some(submit(generate)?), None) };
                 slots.push(Slot {
-                    events: Some(events),
+                    events,
+                    deferred,
+                    tokens: 0,
                     echo: prompt.echo.clone(),
                     entries: logprobs.map(|l| Entries::new(l.form, prompt.echo.chars().count())),
                     last_token: None,
@@ -219,7 +228,21 @@ impl Choices {
         .await
     }
 
+    /// Submits the choices that waited for choice `i`'s prompt.
+    fn submit_deferred(&mut self, i: usize) -> Result<(), ApiError> {
+        for slot in self.slots.iter_mut().skip(i + 1).take(self.per_prompt - 1) {
+            if let Some(generate) = slot.deferred.take() {
+                let submitted = self.lease.model.engine.submit(generate);
+                slot.events = Some(submitted.map_err(|e| ApiError::engine(&e, self.param))?);
+            }
+        }
+        Ok(())
+    }
+
     fn on_event(&mut self, i: usize, event: Option<Event>) -> Result<Option<Step>, ApiError> {
+        if i % self.per_prompt == 0 && matches!(event, Some(Event::Token(_) | Event::Finished(_))) {
+            self.submit_deferred(i)?;
+        }
         let slot = &mut self.slots[i];
         match event {
             Some(Event::Started { prompt_tokens, cached_tokens }) => {
@@ -234,12 +257,16 @@ impl Choices {
                     Some(last) => self.metrics.inter_token.observe((now - last).as_secs_f64()),
                 }
                 self.metrics.completion_tokens.inc();
+                slot.tokens += 1;
                 let tokenizer = &self.lease.model.tokenizer;
                 Ok(slot.on_token(token, |id| tokenizer.piece(id).to_vec()))
             }
             Some(Event::Finished(finish)) => {
                 slot.events = None;
                 self.metrics.queue.observe(finish.queued.as_secs_f64());
+                // The end-of-generation token counts, and has no event.
+                let uncounted = finish.completion_tokens.saturating_sub(slot.tokens);
+                self.metrics.completion_tokens.inc_by(u64::from(uncounted));
                 if finish.reason == FinishReason::Cancelled {
                     return Err(ApiError::permanent("The request was cancelled: by an admin, or with its model."));
                 }

@@ -99,3 +99,6 @@ async fn inference(
     parsed.patience = inference::patience(&head.headers);
     parsed.run(api).await
 }
+
+#[cfg(test)]
+mod tests;
