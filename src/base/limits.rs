@@ -121,6 +121,35 @@ pub const REGISTRY_QUEUE: usize = 1024;
 pub const LOAD_WAITERS_MAX: usize = 1024;
 /// Models loaded at once.
 pub const MODELS_MAX: usize = 64;
+/// Models loaded at once: two reads of a disk in turn are slower than one after the other, but a
+/// small model must not wait for minutes behind a large one.
+pub const LOADS_AT_ONCE: usize = 2;
+/// Files opened and checked at once (headers only).
+pub const INSPECTIONS_AT_ONCE: usize = 4;
+/// A request waits so long for others to start on the model in its way, then that one drains.
+pub const SWAP_MAX_WAIT: Duration = Duration::from_secs(2);
+/// An idle model counts as busy for so long against one that waits: clients that take turns come
+/// back within a round trip.
+pub const SWAP_GRACE: Duration = Duration::from_millis(100);
+/// Longest stay that a slow load earns its model; bounds how long others wait.
+pub const SWAP_RESIDENCY_MAX: Duration = Duration::from_secs(30);
+/// Engines are asked for idle cache slabs before anybody is evicted; so long they have to answer
+/// (a slab is given back between two steps).
+pub const SLAB_WAIT: Duration = Duration::from_millis(50);
+/// After an eviction with `--now`, handlers of cancelled requests have so long to let go.
+pub const CANCEL_WAIT: Duration = Duration::from_secs(5);
+/// An engine that does not end within this time after its requests were cancelled hangs in a step.
+pub const STOP_WAIT: Duration = Duration::from_secs(15);
+/// `load` tells progress at most this often.
+pub const LOAD_EVENT_INTERVAL: Duration = Duration::from_millis(100);
+/// Models dirs are scanned again at most this often (on access; nothing polls).
+pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// Folders below a models dir that are searched: `owner/repo/file.gguf`, as hubs lay them out.
+pub const SCAN_DEPTH: usize = 3;
+/// Model files in all models dirs.
+pub const CATALOG_MAX: usize = 4096;
+/// Running models are asked for their health this often (only while somebody uses one).
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// Decisions remembered for `why` and `events`.
 pub const DECISIONS_MAX: usize = 1024;
 /// A model that failed to load is not tried again by requests for this long.

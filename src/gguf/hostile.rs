@@ -169,6 +169,8 @@ fn tensors_lie_inside_the_file_and_apart() {
     let at = |offset| fault(&Build::small().info(b"t", 1, &[8], 0, offset));
     says(at(u64::MAX - 31), &["`t`", "wrap"]);
     says(at(1 << 62), &["its tensors need", "`t`"]);
+    // 2^64 - 32 bytes can be counted; behind any offset they wrap to a few bytes.
+    says(fault(&Build::small().info(b"t", 1, &[(1 << 62) - 8], 0, 160)), &["`t`", "wrap"]);
     says(at(160), &["incomplete", "`t`"]);
     says(at(1), &["`t`", "multiple of the alignment 32"]);
     says(at(0), &["inside `"]);

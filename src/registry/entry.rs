@@ -1,0 +1,231 @@
+//! One model of the registry: what is known of it, what of it is loaded, and the load on its way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+use super::catalog::Stamp;
+use super::command::Reply;
+use super::error::RegistryError;
+use super::lease::{Acquired, Lease, Seat};
+use super::loader::{Facts, Prepared, Reporter, Source, Wanted};
+use crate::policy::admission::Need;
+use crate::proto::admin::{Evicted, Model, ModelDetail, ModelState};
+
+/// A model that is in the catalog, or was loaded by path.
+pub(super) struct Entry<M> {
+    pub id: String,
+    pub aliases: Vec<String>,
+    pub source: Source,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Of its first file, as last seen; `None` for passed descriptors.
+    pub stamp: Option<Stamp>,
+    /// Whether its file was there at the last look.
+    pub present: bool,
+    /// What is wrong with its file; another stamp clears it.
+    pub problem: Option<String>,
+    pub pinned: bool,
+    pub ttl: Option<Duration>,
+    pub wanted: Wanted,
+    pub live: Option<Live<M>>,
+    pub load: Option<Load<M>>,
+    pub failure: Option<Failure>,
+    /// Known once the file was opened; another stamp clears both.
+    pub facts: Option<Arc<Facts>>,
+    pub need: Option<Need>,
+    /// What its last load took, waiting excluded.
+    pub load_time: Option<Duration>,
+    pub last_use: Option<SystemTime>,
+    /// Who waits for its facts.
+    pub shows: Vec<Reply<ModelDetail>>,
+}
+
+/// Why and when a model failed.
+pub(super) struct Failure {
+    pub reason: String,
+    pub at: Instant,
+}
+
+/// A model in memory.
+pub(super) struct Live<M> {
+    /// Taken out when it is torn down.
+    pub model: Option<Arc<M>>,
+    pub seat: Arc<Seat>,
+    /// Index of its device.
+    pub site: usize,
+    pub device_reason: String,
+    pub wanted: Wanted,
+    /// Of the file that was loaded.
+    pub stamp: Option<Stamp>,
+    /// Whether it was said that the file is another one by now.
+    pub replaced: bool,
+    pub since: Instant,
+    pub used: Instant,
+    /// Leases at the last look: fewer now means that it was used until now.
+    pub seen: u32,
+    pub load_time: Duration,
+    pub leaving: Option<Leaving>,
+}
+
+/// A model on its way out.
+pub(super) struct Leaving {
+    /// Requests were cancelled; their handlers have until then to let go.
+    pub cancelled: Option<Instant>,
+    /// Its memory is being given back.
+    pub stopping: bool,
+    pub replies: Vec<Reply<Evicted>>,
+}
+
+impl<M> Live<M> {
+    pub fn idle(&self, now: Instant) -> Duration {
+        if self.seat.count() > 0 { Duration::ZERO } else { now.saturating_duration_since(self.used) }
+    }
+
+    pub fn lease(&mut self, now: Instant) -> Option<Lease<M>> {
+        let model = self.model.as_ref()?;
+        self.used = now;
+        let lease = Lease::new(model, &self.seat);
+        self.seen = self.seat.count();
+        Some(lease)
+    }
+}
+
+/// A load that is wanted or on its way.
+pub(super) struct Load<M> {
+    /// Tells the answers of an earlier load from this one's.
+    pub number: u64,
+    /// When the first one asked for it.
+    pub since: Instant,
+    /// An operator asked for it: it takes its turn at once.
+    pub explicit: bool,
+    pub uid: Option<u32>,
+    pub stage: Stage<M>,
+    pub reporter: Reporter,
+    /// Requests that do not know yet whether the model can be had.
+    pub undecided: Vec<Reply<Acquired<M>>>,
+    /// Requests that wait for it.
+    pub waiters: Vec<oneshot::Sender<Result<Lease<M>, RegistryError>>>,
+    /// Operators that wait for it.
+    pub watchers: Vec<Reply<Model>>,
+    /// Operators that want it gone as soon as it can be interrupted.
+    pub evictors: Vec<Reply<Evicted>>,
+    /// It is not wanted any more: what to tell those who come.
+    pub cancelled: Option<RegistryError>,
+    /// Engines were asked for idle slabs; they have until then.
+    pub slabs: Option<Instant>,
+    /// Idle models were asked to go for it.
+    pub evicting: bool,
+}
+
+/// Where a load stands.
+pub(super) enum Stage<M> {
+    /// For an inspection.
+    Waiting,
+    /// The file is being opened and checked.
+    Inspecting,
+    /// Checked; there is not enough free memory yet, or others load first.
+    Room { prepared: Box<dyn Prepared<M>>, site: usize, reason: String },
+    /// Being read.
+    Starting { site: usize, reason: String, began: Instant },
+}
+
+impl<M> Load<M> {
+    /// Tells everybody who waits that it will not be.
+    pub fn refuse(&mut self, error: &RegistryError) {
+        for reply in self.undecided.drain(..) {
+            reply.send(Err(error.clone())).ok();
+        }
+        for waiter in self.waiters.drain(..) {
+            waiter.send(Err(error.clone())).ok();
+        }
+        for watcher in self.watchers.drain(..) {
+            watcher.send(Err(error.clone())).ok();
+        }
+    }
+
+    /// Requests that wait and whose clients are still there.
+    pub fn waiting(&mut self) -> usize {
+        self.waiters.retain(|w| !w.is_closed());
+        self.undecided.retain(|u| !u.is_closed());
+        self.waiters.len() + self.undecided.len()
+    }
+
+    pub fn starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. })
+    }
+}
+
+impl<M> Entry<M> {
+    pub fn new(id: String, source: Source, bytes: u64, stamp: Option<Stamp>) -> Self {
+        Self {
+            id,
+            aliases: Vec::new(),
+            source,
+            bytes,
+            stamp,
+            present: true,
+            problem: None,
+            pinned: false,
+            ttl: None,
+            wanted: Wanted::default(),
+            live: None,
+            load: None,
+            failure: None,
+            facts: None,
+            need: None,
+            load_time: None,
+            last_use: None,
+            shows: Vec::new(),
+        }
+    }
+
+    /// Loaded, and not on its way out.
+    pub fn ready(&self) -> Option<&Live<M>> {
+        self.live.as_ref().filter(|l| l.leaving.is_none())
+    }
+
+    pub fn state(&self) -> ModelState {
+        match (&self.live, &self.load) {
+            (Some(live), _) if live.leaving.is_none() => ModelState::Ready,
+            (Some(_), _) if self.failure.is_some() => ModelState::Failed,
+            (Some(_), _) => ModelState::Draining,
+            (None, Some(load)) => match load.stage {
+                Stage::Waiting | Stage::Room { .. } if !load.evicting => ModelState::Queued,
+                _ => ModelState::Loading,
+            },
+            (None, None) if self.failure.is_some() || self.problem.is_some() => ModelState::Failed,
+            (None, None) => ModelState::Absent,
+        }
+    }
+
+    /// Estimate of what loading it again would take: as last time, or its bytes at 1 GB/s.
+    pub fn reload(&self) -> Duration {
+        self.load_time.unwrap_or(Duration::from_nanos(self.bytes))
+    }
+
+    pub fn named(&self, name: &str) -> bool {
+        self.id == name || self.aliases.iter().any(|a| a == name)
+    }
+
+    pub fn named_loosely(&self, name: &str) -> bool {
+        self.id.eq_ignore_ascii_case(name) || self.aliases.iter().any(|a| a.eq_ignore_ascii_case(name))
+    }
+
+    /// The file is another one now: what was known of the old one is void.
+    pub fn look_again(&mut self, bytes: u64, stamp: Stamp, problem: Option<String>) {
+        self.present = true;
+        if self.stamp == Some(stamp) && self.bytes == bytes {
+            return;
+        }
+        self.stamp = Some(stamp);
+        self.bytes = bytes;
+        self.problem = problem;
+        self.need = None;
+        if self.live.is_none() {
+            self.facts = None;
+            self.failure = None;
+        }
+    }
+}

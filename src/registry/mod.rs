@@ -1,0 +1,134 @@
+//! The registry: which models there are, which are loaded, and who may use one.
+//!
+//! One actor owns the state of all models. It decides with the pure functions of `policy`, has the
+//! work done by a [`loader::Loader`], and answers every question with a value or a reason. A model
+//! is absent, queued, loading, ready, draining, or failed.
+//!
+//! * A [`Lease`] keeps a model loaded; eviction waits for leases unless it is told not to.
+//! * Memory is admitted before a byte is read: [`loader::Grant`].
+//! * What fails, fails one model, visibly, and is tried again after a while.
+
+mod actor;
+pub mod catalog;
+mod command;
+mod core;
+mod entry;
+pub mod error;
+mod handle;
+mod lease;
+mod loaded;
+pub mod loader;
+mod memory;
+mod outcome;
+mod room;
+mod verbs;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+
+pub use command::Reload;
+pub use error::RegistryError;
+pub use handle::{Handle, Loading, admin_error};
+pub use lease::{Acquired, Lease, Pending};
+pub use loaded::Loaded;
+pub use loader::Progress;
+
+use crate::base::limits::{LOAD_RETRY_AFTER, REGISTRY_QUEUE};
+use crate::policy::placement::{SiteKind, Use};
+use crate::policy::swap::Rules;
+use crate::pool::budget::Budget;
+use crate::proto::admin::{Evicted, ModelState, ModelStats};
+use crate::telemetry::events::DecisionLog;
+use loader::{Loader, Resident};
+
+/// A device that models can go to.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// `cpu`, `gpu0`.
+    pub id: String,
+    /// Kind.
+    pub kind: SiteKind,
+    /// `AMD EPYC 9454P, 2 cores, avx512`.
+    pub description: String,
+    /// Its ledger.
+    pub budget: Arc<Budget>,
+    /// Why it is used: `no GPU: /dev/kfd is absent`.
+    pub reason: String,
+    /// Why it cannot be used, if so.
+    pub unusable: Option<String>,
+}
+
+/// What the registry is told at its start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `models.dirs`.
+    pub dirs: Vec<PathBuf>,
+    /// `models.preload`: names or paths.
+    pub preload: Vec<String>,
+    /// `models.autoload`.
+    pub autoload: bool,
+    /// Devices, at least one.
+    pub sites: Vec<Site>,
+    /// `device.use`.
+    pub device: Use,
+    /// Turns of models that do not fit together.
+    pub rules: Rules,
+    /// A failed model is not tried again by requests for this long.
+    pub retry_after: Duration,
+    /// Version of the daemon, for status.
+    pub version: String,
+    /// Addresses it serves on, for status.
+    pub listen: Vec<String>,
+}
+
+impl Options {
+    /// Defaults, for the devices given.
+    pub fn new(sites: Vec<Site>) -> Self {
+        Self {
+            dirs: Vec::new(),
+            preload: Vec::new(),
+            autoload: true,
+            sites,
+            device: Use::Auto,
+            rules: Rules::default(),
+            retry_after: LOAD_RETRY_AFTER,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            listen: Vec::new(),
+        }
+    }
+}
+
+/// Starts the actor on the current tokio runtime.
+pub struct Registry;
+
+impl Registry {
+    /// Starts it. Preloading begins at once; [`Handle::unready`] says how far it is.
+    pub fn start<M: Resident>(options: Options, loader: Arc<dyn Loader<M>>, log: Arc<DecisionLog>) -> Handle<M> {
+        let (commands, inbox) = mpsc::channel(REGISTRY_QUEUE);
+        let bell = Arc::new(Notify::new());
+        let core = core::Core::new(options, Arc::clone(&log), Arc::clone(&bell), Instant::now());
+        tokio::spawn(actor::run(core, loader, bell, inbox));
+        Handle { commands, log }
+    }
+}
+
+/// Name of a state as JSON has it.
+pub fn state_name(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Absent => "absent",
+        ModelState::Queued => "queued",
+        ModelState::Loading => "loading",
+        ModelState::Ready => "ready",
+        ModelState::Draining => "draining",
+        ModelState::Failed => "failed",
+    }
+}
+
+/// An eviction that found nothing in memory.
+fn nothing_evicted(id: &str) -> Evicted {
+    Evicted { id: id.to_owned(), private_before: 0, private_after: 0, device_freed: 0, ledger_freed: 0 }
+}

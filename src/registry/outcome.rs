@@ -1,0 +1,275 @@
+//! What came of the work that the actor had done for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::catalog::{self, Found, Scan};
+use super::command::{Done, Effect};
+use super::core::Core;
+use super::entry::{Entry, Failure, Live, Stage};
+use super::error::RegistryError;
+use super::lease::{Acquired, Pending, Seat};
+use super::loader::{Job, LoadError, Prepared, Resident, Source};
+use crate::policy::human;
+use crate::proto::admin::{Evicted, Phase};
+
+impl<M: Resident> Core<M> {
+    /// Takes a result.
+    pub fn done(&mut self, done: Done<M>, now: Instant) {
+        match done {
+            Done::Scanned { scan, files } => self.scanned(scan, files, now),
+            Done::Inspected { id, number, found, result } => {
+                self.looked(&id, found);
+                self.inspected(&id, number, result, now);
+            }
+            Done::Described { id, found, result } => {
+                self.describing = false;
+                self.looked(&id, found);
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    match result {
+                        Ok((facts, need)) => (entry.facts, entry.need) = (Some(facts), Some(need)),
+                        Err(LoadError::Invalid(why)) => entry.problem = Some(why),
+                        Err(e) => tracing::warn!(model = id, "looking at it failed: {e}"),
+                    }
+                }
+                self.answer_shows(&id);
+                self.describe_next();
+            }
+            Done::Started { id, number, result } => self.started(&id, number, result, now),
+            Done::Gone { id, evicted } => self.gone(&id, evicted),
+        }
+    }
+
+    fn looked(&mut self, id: &str, found: Option<Found>) {
+        if let (Some(entry), Some(f)) = (self.entries.get_mut(id), found) {
+            entry.look_again(f.bytes, f.stamp, f.problem);
+        }
+    }
+
+    fn scanned(&mut self, scan: Scan, files: Vec<(String, Option<Found>)>, now: Instant) {
+        let first = self.scan.last.is_none();
+        (self.scan.running, self.scan.last) = (false, Some(now));
+        for problem in &scan.problems {
+            if !self.scan.problems.contains(problem) {
+                tracing::warn!("models.dirs: {problem}");
+            }
+        }
+        self.scan.problems = scan.problems;
+        for entry in self.entries.values_mut() {
+            entry.present &= matches!(entry.source, Source::Files(_));
+        }
+        for (id, found) in files {
+            self.looked(&id, found);
+        }
+        for found in scan.found {
+            let source = Source::Path(found.path.clone());
+            self.adopt(source, found);
+        }
+        // A file that is gone takes its model from the catalog, unless it is in use.
+        self.entries.retain(|_, e| e.present || e.live.is_some() || e.load.is_some());
+        for entry in self.entries.values_mut() {
+            let stamp = entry.stamp;
+            let Some(live) = entry.live.as_mut().filter(|l| !l.replaced && l.stamp != stamp) else { continue };
+            live.replaced = true;
+            let text = "its file was replaced on disk: the loaded one goes on, the next load takes the new one";
+            self.log.record("catalog", Some(&entry.id), None, format!("{}: {text}", entry.id));
+        }
+        if first {
+            for name in self.options.preload.clone() {
+                match self.by_name_or_path(&name).map(|e| e.id.clone()) {
+                    Some(id) => {
+                        self.want(&id, now, true, None).ok();
+                    }
+                    None => tracing::error!("models.preload: no model `{name}`"),
+                }
+            }
+        }
+        for command in std::mem::take(&mut self.scan.parked) {
+            self.command(command, now);
+        }
+        self.describe_next();
+    }
+
+    /// A model by one of its names or by its path.
+    pub fn by_name_or_path(&self, name: &str) -> Option<&Entry<M>> {
+        let by_path = || self.entries.values().find(|e| e.source.display() == name);
+        self.resolve(name).ok().and_then(|id| self.entries.get(&id)).or_else(by_path)
+    }
+
+    /// Looks into the next file of which nothing is known, so that lists can say what it is.
+    pub fn describe_next(&mut self) {
+        if self.describing || self.drain.is_some() {
+            return;
+        }
+        let unknown = |e: &&Entry<M>| e.facts.is_none() && e.problem.is_none() && e.load.is_none() && e.live.is_none();
+        let Some(entry) = self.entries.values().find(|e| !e.shows.is_empty()).or_else(|| {
+            self.entries.values().filter(unknown).find(|e| e.failure.is_none())
+        }) else {
+            return;
+        };
+        let job = Job { id: entry.id.clone(), source: entry.source.clone(), wanted: entry.wanted.clone() };
+        self.describing = true;
+        self.effects.push(Effect::Describe { job });
+    }
+
+    fn failure(&self, error: &LoadError, now: Instant, id: &str) -> (RegistryError, Failure) {
+        let reason = error.to_string();
+        let retry = (!matches!(error, LoadError::Invalid(_))).then(|| self.options.retry_after.as_secs().max(1));
+        let told = RegistryError::Failed { model: id.to_owned(), reason: reason.clone(), retry_after_s: retry };
+        (told, Failure { reason, at: now })
+    }
+
+    fn inspected(
+        &mut self,
+        id: &str,
+        number: u64,
+        result: Result<Box<dyn Prepared<M>>, LoadError>,
+        now: Instant,
+    ) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if entry.load.as_ref().is_none_or(|l| l.number != number) {
+            return;
+        }
+        let prepared = match result {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.load_failed(id, &error, now);
+                return;
+            }
+        };
+        let need = prepared.need();
+        entry.need = Some(need);
+        entry.facts = Some(prepared.facts());
+        entry.problem = None;
+        let admitted = self.entries.get(id).map(|entry| self.admit(id, need, entry));
+        let place = match admitted {
+            Some(Ok(place)) => place,
+            Some(Err(RegistryError::Memory(refusal))) => {
+                self.refuse(id, refusal);
+                return;
+            }
+            Some(Err(error)) => {
+                self.log.record("refuse", Some(id), None, error.to_string());
+                self.give_up(id, error, None);
+                return;
+            }
+            None => return,
+        };
+        let device = &self.options.sites[place.site].id;
+        self.log.record("device", Some(id), None, format!("{id} goes to {device}: {}", place.reason));
+        let Some(load) = self.entries.get_mut(id).and_then(|e| e.load.as_mut()) else { return };
+        load.stage = Stage::Room { prepared, site: place.site, reason: place.reason };
+        load.reporter.phase(Phase::Plan);
+        for reply in std::mem::take(&mut load.undecided) {
+            let (waiter, outcome) = tokio::sync::oneshot::channel();
+            load.waiters.push(waiter);
+            reply.send(Ok(Acquired::Loading(Pending { progress: load.reporter.watch(), outcome }))).ok();
+        }
+    }
+
+    fn load_failed(&mut self, id: &str, error: &LoadError, now: Instant) {
+        let (told, failure) = self.failure(error, now, id);
+        self.log.record("failed", Some(id), None, format!("loading {id} failed: {error}"));
+        if let (LoadError::Invalid(why), Some(entry)) = (error, self.entries.get_mut(id)) {
+            entry.problem = Some(why.clone());
+        }
+        self.give_up(id, told, Some(failure));
+        self.answer_shows(id);
+    }
+
+    fn started(&mut self, id: &str, number: u64, result: Result<M, LoadError>, now: Instant) {
+        let shutting_down = self.drain.is_some();
+        let Some(entry) = self.entries.get_mut(id).filter(|e| e.load.as_ref().is_some_and(|l| l.number == number)) else {
+            return;
+        };
+        let model = match result {
+            Ok(model) => Arc::new(model),
+            Err(error) => {
+                match entry.load.as_ref().and_then(|l| l.cancelled.clone()) {
+                    Some(told) => self.give_up(id, told, None),
+                    None => self.load_failed(id, &error, now),
+                }
+                return;
+            }
+        };
+        let Some(mut load) = entry.load.take() else { return };
+        let Stage::Starting { site, reason, began } = load.stage else { return };
+        let load_time = now.saturating_duration_since(began);
+        let mut live = Live {
+            model: Some(Arc::clone(&model)),
+            seat: Seat::new(&self.bell),
+            site,
+            device_reason: reason,
+            wanted: entry.wanted.clone(),
+            stamp: entry.stamp,
+            replaced: false,
+            since: now,
+            used: now,
+            seen: 0,
+            load_time,
+            leaving: None,
+        };
+        entry.facts = Some(model.facts());
+        entry.failure = None;
+        entry.load_time = Some(load_time.max(Duration::from_millis(1)));
+        entry.last_use = Some(std::time::SystemTime::now());
+        // Every waiter gets its own lease now, before anybody can evict the model again.
+        for waiter in load.waiters.drain(..) {
+            if let Some(lease) = live.lease(now) {
+                waiter.send(Ok(lease)).ok();
+            }
+        }
+        entry.live = Some(live);
+        let waited = began.saturating_duration_since(load.since);
+        let budget = &self.options.sites[site].budget;
+        let text = format!(
+            "{id} is ready on {}: {} in {:.2} s, after waiting {:.2} s",
+            model.device(),
+            human(budget.held_by(id)),
+            load_time.as_secs_f64(),
+            waited.as_secs_f64()
+        );
+        self.log.record("load", Some(id), load.uid, text);
+        let named = |n: &&String| self.entries.get(id).is_some_and(|e| e.named(n) || e.source.display() == **n);
+        let done: Vec<String> = self.options.preload.iter().filter(named).cloned().collect();
+        self.preloaded.extend(done);
+        let view = self.entries.get(id).map(|e| self.view(e));
+        for watcher in load.watchers.drain(..) {
+            watcher.send(view.clone().ok_or(RegistryError::Draining)).ok();
+        }
+        self.answer_shows(id);
+        if load.cancelled.is_some() || shutting_down {
+            self.part(id, false, now, None);
+        }
+        for reply in load.evictors.drain(..) {
+            self.part(id, true, now, Some(reply));
+        }
+    }
+
+    fn gone(&mut self, id: &str, evicted: Evicted) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let Some(live) = entry.live.take() else { return };
+        let text = format!(
+            "{id} is unloaded: {} given back in the ledger, private memory {} -> {}",
+            human(evicted.ledger_freed),
+            human(evicted.private_before),
+            human(evicted.private_after)
+        );
+        if !entry.present {
+            // Its file went while it was loaded.
+            self.rescan();
+        }
+        self.log.record("evict", Some(id), None, text);
+        for reply in live.leaving.map(|l| l.replies).unwrap_or_default() {
+            reply.send(Ok(evicted.clone())).ok();
+        }
+    }
+}
+
+/// Looks at the file of a load, off the actor's thread.
+pub(super) fn look(source: &Source) -> Option<Found> {
+    match source {
+        Source::Path(path) => catalog::look(path).ok(),
+        Source::Files(_) => None,
+    }
+}

@@ -1,0 +1,310 @@
+//! Loads waiting for their turn and for room: who starts, who has to go for it, who is refused.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::command::Effect;
+use super::core::Core;
+use super::entry::{Entry, Stage};
+use super::error::RegistryError;
+use super::loader::{Grant, Job, Resident};
+use crate::base::limits::{INSPECTIONS_AT_ONCE, LOADS_AT_ONCE, SLAB_WAIT};
+use crate::policy::admission::{self, Holder, Need, Refusal, Verdict};
+use crate::policy::evict::{self, Candidate, Standing};
+use crate::policy::placement::{self, Placement};
+use crate::policy::{human, swap};
+use crate::pool::budget::Kind;
+use crate::proto::admin::Phase;
+
+/// Memory of a device that loads in the order of their turns have not claimed yet.
+struct Unclaimed {
+    free: u64,
+    /// Held by models on their way out.
+    coming: u64,
+}
+
+impl Unclaimed {
+    /// Sets `bytes` aside: of what is coming first, so that free memory stays usable.
+    fn claim(&mut self, bytes: u64) {
+        let of_coming = bytes.min(self.coming);
+        self.coming -= of_coming;
+        self.free = self.free.saturating_sub(bytes - of_coming);
+    }
+}
+
+impl<M: Resident> Core<M> {
+    /// Starts what can start, oldest wish first.
+    pub fn pump(&mut self, now: Instant) {
+        self.inspect_next();
+        let mut queue: Vec<(Duration, String)> = self
+            .entries
+            .values()
+            // The same model's last instance must be gone first.
+            .filter(|e| e.live.is_none())
+            .filter_map(|e| e.load.as_ref().map(|l| (l, e)))
+            .filter(|(l, _)| matches!(l.stage, Stage::Room { .. }))
+            .map(|(l, e)| (now.saturating_duration_since(l.since), e.id.clone()))
+            .collect();
+        queue.sort_by(|a, b| a.1.cmp(&b.1));
+        let waited: Vec<Duration> = queue.iter().map(|q| q.0).collect();
+        let mut unclaimed: Vec<Unclaimed> = (0..self.options.sites.len()).map(|site| self.unclaimed(site)).collect();
+        for i in swap::order(&waited) {
+            let starting = self.entries.values().filter(|e| e.load.as_ref().is_some_and(|l| l.starting())).count();
+            if starting >= LOADS_AT_ONCE {
+                break;
+            }
+            self.make_room(&queue[i].1, waited[i], now, &mut unclaimed);
+        }
+        self.shrink(now);
+    }
+
+    fn inspect_next(&mut self) {
+        let running = |e: &&Entry<M>| e.load.as_ref().is_some_and(|l| matches!(l.stage, Stage::Inspecting));
+        let mut slots = INSPECTIONS_AT_ONCE.saturating_sub(self.entries.values().filter(running).count());
+        let mut waiting: Vec<&mut Entry<M>> = self.entries.values_mut().filter(|e| e.load.is_some()).collect();
+        waiting.sort_by_key(|e| e.load.as_ref().map(|l| l.since));
+        for entry in waiting {
+            let Some(load) = &mut entry.load else { continue };
+            if slots == 0 {
+                return;
+            }
+            if matches!(load.stage, Stage::Waiting) {
+                slots -= 1;
+                load.stage = Stage::Inspecting;
+                let job = Job { id: entry.id.clone(), source: entry.source.clone(), wanted: entry.wanted.clone() };
+                self.effects.push(Effect::Inspect { number: load.number, job, reporter: load.reporter.clone() });
+            }
+        }
+    }
+
+    fn unclaimed(&self, site: usize) -> Unclaimed {
+        let budget = &self.options.sites[site].budget;
+        let leaving = |e: &&Entry<M>| e.live.as_ref().is_some_and(|l| l.leaving.is_some() && l.site == site);
+        let coming = self.entries.values().filter(leaving).map(|e| budget.held_by(&e.id)).sum();
+        Unclaimed { free: budget.free(), coming }
+    }
+
+    /// Who holds memory of a device, for a verdict and for people.
+    pub fn holders(&self, site: usize) -> Vec<Holder> {
+        let mut holders: Vec<Holder> = Vec::new();
+        for h in self.options.sites[site].budget.holdings() {
+            if let Some(known) = holders.iter_mut().find(|k| k.id == h.owner) {
+                known.bytes += h.bytes;
+                continue;
+            }
+            let entry = self.entries.get(&h.owner);
+            holders.push(Holder {
+                bytes: h.bytes,
+                pinned: entry.is_some_and(|e| e.pinned),
+                leases: entry.and_then(|e| e.live.as_ref()).map_or(0, |l| l.seat.count()),
+                loading: entry.and_then(|e| e.load.as_ref()).is_some_and(|l| l.starting()),
+                id: h.owner,
+            });
+        }
+        holders
+    }
+
+    /// The device for a model, and whether it can be had there at all.
+    pub fn admit(&self, id: &str, need: Need, entry: &Entry<M>) -> Result<Placement, RegistryError> {
+        let sites: Vec<placement::Site> = (0..self.options.sites.len())
+            .map(|i| {
+                let site = &self.options.sites[i];
+                let fixed: u64 = self.holders(i).iter().filter(|h| h.pinned).map(|h| h.bytes).sum();
+                placement::Site {
+                    id: site.id.clone(),
+                    kind: site.kind,
+                    budget: site.budget.total(),
+                    available: site.budget.total().saturating_sub(fixed),
+                    unusable: site.unusable.clone(),
+                }
+            })
+            .collect();
+        let wanted = entry.wanted.device.unwrap_or(self.options.device);
+        let mut place =
+            placement::place(&sites, wanted, need.total()).map_err(|e| RegistryError::Device(format!("{id}: {e}")))?;
+        if wanted == placement::Use::Auto && sites.len() == 1 {
+            place.reason.clone_from(&self.options.sites[place.site].reason);
+        }
+        match self.judge(id, need, place.site) {
+            Verdict::Refuse(refusal) => Err(RegistryError::Memory(refusal)),
+            _ => Ok(place),
+        }
+    }
+
+    fn judge(&self, id: &str, need: Need, site: usize) -> Verdict {
+        let budget = &self.options.sites[site].budget;
+        // What an earlier instance of the same model holds will be gone by then.
+        let (own, others): (Vec<Holder>, Vec<Holder>) = self.holders(site).into_iter().partition(|h| h.id == id);
+        let free = budget.free().saturating_add(own.iter().map(|h| h.bytes).sum());
+        admission::judge(id, &self.options.sites[site].id, need, budget.total(), free, &others)
+    }
+
+    /// Starts the load of `id` if there is room, or sees to it that there will be.
+    fn make_room(&mut self, id: &str, waited: Duration, now: Instant, unclaimed: &mut [Unclaimed]) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let Some(load) = &entry.load else { return };
+        let Stage::Room { prepared, site, .. } = &load.stage else { return };
+        let (need, site, explicit, asked) = (prepared.need(), *site, load.explicit, load.slabs);
+        let total = need.total();
+        let left = &mut unclaimed[site];
+        if total <= left.free {
+            let budget = Arc::clone(&self.options.sites[site].budget);
+            if let Ok(grant) = Grant::new(site, &budget, id, need) {
+                left.free -= total;
+                self.start(id, grant, now);
+                return;
+            }
+            // A cache grew in between: the ledger is asked again at the next look.
+            left.free = budget.free();
+        }
+        if total <= left.free.saturating_add(left.coming) {
+            left.claim(total);
+            return;
+        }
+        match asked {
+            None if self.idle_slabs(site) > 0 => {
+                let until = now + SLAB_WAIT;
+                if let Some(load) = self.entries.get_mut(id).and_then(|e| e.load.as_mut()) {
+                    load.slabs = Some(until);
+                    load.reporter.phase(Phase::Evict);
+                }
+                for model in self.entries.values().filter_map(|e| e.ready()).filter_map(|l| l.model.as_ref()) {
+                    model.release_idle();
+                }
+                self.wake_at(until);
+                return;
+            }
+            Some(until) if now < until => {
+                self.wake_at(until);
+                return;
+            }
+            _ => {}
+        }
+        let short = total - left.free - left.coming;
+        let (ids, candidates, soonest) = self.candidates(site, waited, explicit, now);
+        match evict::victims(&candidates, short) {
+            Some(victims) => {
+                left.coming += victims.iter().map(|&v| candidates[v].bytes).sum::<u64>();
+                left.claim(total);
+                for v in victims {
+                    self.evict_for(id, &ids[v], &candidates[v], total, now);
+                }
+                if let Some(load) = self.entries.get_mut(id).and_then(|e| e.load.as_mut()) {
+                    load.evicting = true;
+                    load.reporter.phase(Phase::Evict);
+                }
+                // Those without leases can be torn down at once.
+                self.wake_at(now);
+            }
+            None => match self.judge(id, need, site) {
+                Verdict::Refuse(refusal) => self.refuse(id, refusal),
+                _ => {
+                    // Somebody in the way has its turn, or is being loaded. Others may use what is
+                    // free meanwhile, but not once this one's wait is over: that would never end.
+                    if waited >= self.options.rules.max_wait {
+                        unclaimed[site].claim(total);
+                    }
+                    if let Some(wait) = soonest {
+                        self.wake_at(now + wait);
+                    }
+                }
+            },
+        }
+    }
+
+    /// Bytes of caches beyond what their models were admitted with.
+    fn idle_slabs(&self, site: usize) -> u64 {
+        let minimum = |id: &str| self.entries.get(id).and_then(|e| e.need).map_or(0, |n| n.cache);
+        let holdings = self.options.sites[site].budget.holdings();
+        let caches = holdings.iter().filter(|h| h.kind == Kind::Cache);
+        caches.map(|h| h.bytes.saturating_sub(minimum(&h.owner))).sum()
+    }
+
+    /// Who could go, and how long it takes until the next one may.
+    fn candidates(
+        &self,
+        site: usize,
+        waited: Duration,
+        explicit: bool,
+        now: Instant,
+    ) -> (Vec<String>, Vec<Candidate>, Option<Duration>) {
+        let (mut ids, mut candidates, mut soonest) = (Vec::new(), Vec::new(), None::<Duration>);
+        for entry in self.entries.values() {
+            let Some(live) = entry.ready().filter(|l| l.site == site) else { continue };
+            let busy = live.seat.count() > 0;
+            let holder = swap::Holder {
+                busy,
+                idle: live.idle(now),
+                resident: now.saturating_duration_since(live.since),
+                load_time: live.load_time,
+            };
+            let hold = if explicit { Duration::ZERO } else { swap::hold(&holder, waited, &self.options.rules) };
+            if !entry.pinned && hold > Duration::ZERO {
+                soonest = Some(soonest.map_or(hold, |s| s.min(hold)));
+            }
+            let standing = match (entry.pinned || hold > Duration::ZERO, busy) {
+                (true, _) => Standing::Fixed,
+                (_, true) => Standing::Busy,
+                _ => Standing::Idle,
+            };
+            let bytes = self.options.sites[site].budget.held_by(&entry.id);
+            candidates.push(Candidate { bytes, idle: holder.idle, reload: entry.reload(), standing });
+            ids.push(entry.id.clone());
+        }
+        (ids, candidates, soonest)
+    }
+
+    fn evict_for(&mut self, id: &str, victim: &str, why: &Candidate, total: u64, now: Instant) {
+        let state = match why.standing {
+            Standing::Busy => "busy: its requests are finished first".to_owned(),
+            _ => format!("idle for {:.1} s", why.idle.as_secs_f64()),
+        };
+        let text = format!(
+            "{victim} ({}, {state}, reloads in {:.1} s) makes room for {id} ({})",
+            human(why.bytes),
+            why.reload.as_secs_f64(),
+            human(total)
+        );
+        self.log.record("evict", Some(victim), None, text);
+        self.part(victim, false, now, None);
+    }
+
+    /// Refuses a load with numbers.
+    pub fn refuse(&mut self, id: &str, refusal: Box<Refusal>) {
+        self.log.record("refuse", Some(id), None, refusal.to_string());
+        self.give_up(id, RegistryError::Memory(refusal), None);
+    }
+
+    fn start(&mut self, id: &str, grant: Grant, now: Instant) {
+        let Some(load) = self.entries.get_mut(id).and_then(|e| e.load.as_mut()) else { return };
+        match std::mem::replace(&mut load.stage, Stage::Waiting) {
+            Stage::Room { prepared, site, reason } => {
+                load.stage = Stage::Starting { site, reason, began: now };
+                let (number, reporter) = (load.number, load.reporter.clone());
+                self.effects.push(Effect::Start { id: id.to_owned(), number, prepared, grant, reporter });
+            }
+            other => load.stage = other,
+        }
+    }
+
+    /// After a budget was lowered: idle models leave until the rest fits.
+    fn shrink(&mut self, now: Instant) {
+        for site in 0..self.options.sites.len() {
+            let budget = &self.options.sites[site].budget;
+            let over = budget.used().saturating_sub(budget.total()).saturating_sub(self.unclaimed(site).coming);
+            if over == 0 {
+                continue;
+            }
+            let (ids, mut candidates, _) = self.candidates(site, Duration::ZERO, true, now);
+            candidates.iter_mut().filter(|c| c.standing == Standing::Busy).for_each(|c| c.standing = Standing::Fixed);
+            // If they do not suffice, as many as there are.
+            let idle: u64 = candidates.iter().filter(|c| c.standing == Standing::Idle).map(|c| c.bytes).sum();
+            for v in evict::victims(&candidates, over.min(idle)).unwrap_or_default() {
+                let text = format!("{} leaves: the budget of {} was lowered", ids[v], self.options.sites[site].id);
+                self.log.record("evict", Some(&ids[v]), None, text);
+                self.part(&ids[v], false, now, None);
+                self.wake_at(now);
+            }
+        }
+    }
+}
