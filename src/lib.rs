@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod base;
+pub mod daemon;
 pub mod engine;
 pub mod gguf;
 pub mod plan;
@@ -15,3 +16,4 @@ pub mod proto;
 pub mod quant;
 pub mod registry;
 pub mod telemetry;
+pub mod tokenizer;

@@ -293,6 +293,7 @@ mod tests {
             prop_assert_eq!(b.used(), 0);
             prop_assert!(b.holdings().is_empty());
         }
+    }
 
     #[test]
     fn a_reservation_can_be_split() {
