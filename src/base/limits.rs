@@ -109,6 +109,8 @@ pub const DRAIN_LINGER: Duration = Duration::from_millis(250);
 pub const DRAIN_CANCEL: Duration = Duration::from_secs(3);
 /// How often the registry and the CPU pool are asked whether they answer.
 pub const PULSE_INTERVAL: Duration = Duration::from_secs(2);
+/// Largest answer, or line of one, that `forgectl` keeps in memory, in bytes.
+pub const CTL_ANSWER_MAX: usize = 64 << 20;
 /// Pause after a failed accept (usually: no descriptors left), so that it does not spin.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Largest configuration file; the documented one has 5 KiB.
