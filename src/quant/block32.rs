@@ -1,6 +1,6 @@
 //! Vector kernels that the formats with 32-weight blocks share (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0).
 //!
-//! A format gives one function a tier, `expand`, for its codes, scale `d` and min `m` in
+//! A format gives two functions a tier: `codes`, and `scales` for `d` and `m` in
 //! `w = d * (code - OFFSET) + m`. Formats with an `OFFSET` have no `m`.
 
 /// AVX-512 with VNNI, four blocks a step. One vector holds the first 16 codes of each block, a
@@ -15,17 +15,11 @@ pub(super) mod avx512 {
     /// Weights of a step.
     const STEP: usize = 128;
 
-    /// Four blocks, expanded.
-    pub struct Quad {
-        /// Codes 0..16 of each block.
-        pub low: __m512i,
-        /// Codes 16..32 of each block.
-        pub high: __m512i,
-        /// Each block's `d` in 4 lanes.
-        pub d: __m512,
-        /// Each block's `m` in 4 lanes; zero in formats with an offset.
-        pub m: __m512,
-    }
+    /// Codes 0..16 of each block, and 16..32.
+    pub type Codes = (__m512i, __m512i);
+
+    /// Each block's `d` in 4 lanes, and its `m` (unused in formats with an offset).
+    pub type Scales = (__m512, __m512);
 
     /// What the rows of a step share of the activation.
     struct Prepared {
@@ -124,7 +118,8 @@ pub(super) mod avx512 {
         rows: &[u8],
         x: &Q8<'_>,
         out: &mut [f32],
-        expand: impl Fn(&[u8; BYTES]) -> Quad,
+        scales: impl Fn(&[u8; BYTES]) -> Scales,
+        codes: impl Fn(&[u8; BYTES]) -> Codes,
     ) {
         let at = |i: usize| {
             let i = i * STEP;
@@ -138,28 +133,38 @@ pub(super) mod avx512 {
             s[..n / SUB].copy_from_slice(&x.s[i / SUB..]);
             prepare::<OFFSET>(&q, &d, &s)
         };
-        let step = |blocks: &[u8; BYTES], x: &Prepared, sum: __m512| {
-            let Quad { low, high, d, m } = expand(blocks);
-            let dots = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(x.start, low, x.low), high, x.high);
-            let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(d, x.d), sum);
-            if OFFSET == 0 { _mm512_fmadd_ps(m, x.s, sum) } else { sum }
+        let begin = |blocks: &[u8; BYTES], x: &Prepared| {
+            let (d, m) = scales(blocks);
+            (_mm512_mul_ps(d, x.d), m)
         };
-        walk_avx512(rows, out, _mm512_setzero_ps(), at, step, |sum| _mm512_reduce_add_ps(sum));
+        let step = |blocks: &[u8; BYTES], x: &Prepared, (d, m): Scales, sum: __m512| {
+            let (low, high) = codes(blocks);
+            let dots = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(x.start, low, x.low), high, x.high);
+            let sum = if OFFSET == 0 { _mm512_fmadd_ps(m, x.s, sum) } else { sum };
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), d, sum)
+        };
+        walk_avx512(rows, out, _mm512_setzero_ps(), at, begin, step, |sum| _mm512_reduce_add_ps(sum));
     }
 
     /// Four blocks as codes in their order, scales and mins.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    fn unpack4<const OFFSET: i32>(quad: Quad, codes: &mut [u8; STEP], scales: &mut [f32; 8], mins: &mut [f32; 8]) {
+    fn unpack4<const OFFSET: i32>(
+        (d, m): Scales,
+        (low, high): Codes,
+        codes: &mut [u8; STEP],
+        scales: &mut [f32; 8],
+        mins: &mut [f32; 8],
+    ) {
         let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
         let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-        store512(part_mut(codes, 0), _mm512_permutex2var_epi64(quad.low, first, quad.high));
-        store512(part_mut(codes, 64), _mm512_permutex2var_epi64(quad.low, second, quad.high));
+        store512(part_mut(codes, 0), _mm512_permutex2var_epi64(low, first, high));
+        store512(part_mut(codes, 64), _mm512_permutex2var_epi64(low, second, high));
         // Two of each block's four equal lanes: one for each 16 weights.
-        let d = _mm512_maskz_compress_ps(0x3333, quad.d);
+        let d = _mm512_maskz_compress_ps(0x3333, d);
         store256_ps(scales, _mm512_castps512_ps256(d));
         let m = if OFFSET == 0 {
-            _mm512_xor_ps(_mm512_maskz_compress_ps(0x3333, quad.m), _mm512_set1_ps(-0.0))
+            _mm512_xor_ps(_mm512_maskz_compress_ps(0x3333, m), _mm512_set1_ps(-0.0))
         } else {
             _mm512_mul_ps(d, _mm512_set1_ps(OFFSET as f32))
         };
@@ -174,19 +179,20 @@ pub(super) mod avx512 {
         codes: &mut [u8],
         scales: &mut [f32],
         mins: &mut [f32],
-        expand: impl Fn(&[u8; BYTES]) -> Quad,
+        scales_of: impl Fn(&[u8; BYTES]) -> Scales,
+        codes_of: impl Fn(&[u8; BYTES]) -> Codes,
     ) {
         let (blocks, rest) = row.as_chunks::<BYTES>();
         let (codes, last_codes) = codes.as_chunks_mut::<STEP>();
         let (scales, last_scales) = scales.as_chunks_mut::<8>();
         let (mins, last_mins) = mins.as_chunks_mut::<8>();
         for ((block, codes), (scales, mins)) in blocks.iter().zip(codes).zip(scales.iter_mut().zip(mins)) {
-            unpack4::<OFFSET>(expand(block), codes, scales, mins);
+            unpack4::<OFFSET>(scales_of(block), codes_of(block), codes, scales, mins);
         }
         if !rest.is_empty() {
             let (mut block, mut codes, mut scales, mut mins) = ([0; BYTES], [0; STEP], [0.0; 8], [0.0; 8]);
             block[..rest.len()].copy_from_slice(rest);
-            unpack4::<OFFSET>(expand(&block), &mut codes, &mut scales, &mut mins);
+            unpack4::<OFFSET>(scales_of(&block), codes_of(&block), &mut codes, &mut scales, &mut mins);
             last_codes.copy_from_slice(&codes[..last_codes.len()]);
             last_scales.copy_from_slice(&scales[..last_scales.len()]);
             last_mins.copy_from_slice(&mins[..last_mins.len()]);
@@ -199,12 +205,14 @@ pub(super) mod avx512 {
     pub fn to_f32<const BYTES: usize, const OFFSET: i32>(
         row: &[u8],
         out: &mut [f32],
-        expand: impl Fn(&[u8; BYTES]) -> Quad,
+        scales_of: impl Fn(&[u8; BYTES]) -> Scales,
+        codes_of: impl Fn(&[u8; BYTES]) -> Codes,
     ) {
         for (row, out) in row.chunks(BYTES).zip(out.chunks_mut(STEP)) {
             let (mut codes, mut scales, mut mins) = ([0; STEP], [0.0; 8], [0.0; 8]);
             let n = out.len();
-            unpack::<BYTES, OFFSET>(row, &mut codes[..n], &mut scales[..n / SUB], &mut mins[..n / SUB], &expand);
+            let (scales_n, mins_n) = (&mut scales[..n / SUB], &mut mins[..n / SUB]);
+            unpack::<BYTES, OFFSET>(row, &mut codes[..n], scales_n, mins_n, &scales_of, &codes_of);
             for (i, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
                 let code = _mm512_cvtepu8_epi32(load128(part(&codes, i * SUB)));
                 let code = _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(OFFSET)));
@@ -223,15 +231,11 @@ pub(super) mod avx2 {
     use crate::simd::x86::*;
     use std::arch::x86_64::*;
 
-    /// A block, expanded.
-    pub struct Block {
-        /// 32 codes.
-        pub codes: __m256i,
-        /// `d` in all lanes.
-        pub d: __m256,
-        /// `m` in all lanes; zero in formats with an offset.
-        pub m: __m256,
-    }
+    /// 32 codes.
+    pub type Codes = __m256i;
+
+    /// `d` in all lanes, and `m` (unused in formats with an offset).
+    pub type Scales = (__m256, __m256);
 
     /// What the rows of a step share of the activation.
     struct Prepared {
@@ -274,7 +278,8 @@ pub(super) mod avx2 {
         rows: &[u8],
         x: &Q8<'_>,
         out: &mut [f32],
-        expand: impl Fn(&[u8; BYTES]) -> Block,
+        scales: impl Fn(&[u8; BYTES]) -> Scales,
+        codes: impl Fn(&[u8; BYTES]) -> Codes,
     ) {
         let prepare = |i: usize| {
             let q = load256_i8(part(x.q, i * GROUP));
@@ -287,8 +292,12 @@ pub(super) mod avx2 {
                 s: _mm256_setr_ps(s[0], s[1], 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
             }
         };
-        let step = |block: &[u8; BYTES], x: &Prepared, sum: __m256| {
-            let Block { codes, d, m } = expand(block);
+        let begin = |block: &[u8; BYTES], x: &Prepared| {
+            let (d, m) = scales(block);
+            (_mm256_mul_ps(d, x.d), m)
+        };
+        let step = |block: &[u8; BYTES], x: &Prepared, (d, m): Scales, sum: __m256| {
+            let codes = codes(block);
             let dots = if OFFSET == 128 {
                 // Eight-bit codes would pass 16 bits: signed weights give their sign to the
                 // activation, and at most 2 * 128 * 127 remains.
@@ -299,10 +308,10 @@ pub(super) mod avx2 {
             } else {
                 multiply(codes, x.q)
             };
-            let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(d, x.d), sum);
-            if OFFSET == 0 { _mm256_fmadd_ps(m, x.s, sum) } else { sum }
+            let sum = if OFFSET == 0 { _mm256_fmadd_ps(m, x.s, sum) } else { sum };
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), d, sum)
         };
-        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, step, |sum| sum256(sum));
+        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum256(sum));
     }
 
     /// A row as codes, scales and mins.
@@ -313,14 +322,15 @@ pub(super) mod avx2 {
         codes: &mut [u8],
         scales: &mut [f32],
         mins: &mut [f32],
-        expand: impl Fn(&[u8; BYTES]) -> Block,
+        scales_of: impl Fn(&[u8; BYTES]) -> Scales,
+        codes_of: impl Fn(&[u8; BYTES]) -> Codes,
     ) {
         let blocks = row.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<GROUP>().0);
         let subs = scales.as_chunks_mut::<2>().0.iter_mut().zip(mins.as_chunks_mut::<2>().0);
         for ((block, codes), (scales, mins)) in blocks.zip(subs) {
-            let block = expand(block);
-            store256(codes, block.codes);
-            let (d, m) = (_mm256_cvtss_f32(block.d), _mm256_cvtss_f32(block.m));
+            store256(codes, codes_of(block));
+            let (d, m) = scales_of(block);
+            let (d, m) = (_mm256_cvtss_f32(d), _mm256_cvtss_f32(m));
             scales.fill(d);
             mins.fill(if OFFSET == 0 { -m } else { d * OFFSET as f32 });
         }
@@ -332,18 +342,19 @@ pub(super) mod avx2 {
     pub fn to_f32<const BYTES: usize, const OFFSET: i32>(
         row: &[u8],
         out: &mut [f32],
-        expand: impl Fn(&[u8; BYTES]) -> Block,
+        scales_of: impl Fn(&[u8; BYTES]) -> Scales,
+        codes_of: impl Fn(&[u8; BYTES]) -> Codes,
     ) {
         let mut codes = [0; GROUP];
         for (block, out) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<GROUP>().0) {
-            let block = expand(block);
-            store256(&mut codes, block.codes);
+            store256(&mut codes, codes_of(block));
+            let (d, m) = scales_of(block);
             for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 let eight = i64::from_le_bytes(*part(&codes, i * 8));
                 let code = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(eight));
                 let code = _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(OFFSET)));
-                let w = _mm256_mul_ps(code, block.d);
-                store256_ps(out, if OFFSET == 0 { _mm256_add_ps(w, block.m) } else { w });
+                let w = _mm256_mul_ps(code, d);
+                store256_ps(out, if OFFSET == 0 { _mm256_add_ps(w, m) } else { w });
             }
         }
     }

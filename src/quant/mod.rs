@@ -29,6 +29,8 @@ mod q6_k;
 mod q8_0;
 mod scalar;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 
 pub use activation::{GROUP, Q8, Q8Buf, quantize};

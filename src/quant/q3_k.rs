@@ -17,7 +17,7 @@ use crate::simd::x86::{f16_pair, load256, part, twice256};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-coded!(Q3_K, block256, bytes 110, elements 256, step 110, offset 4);
+coded!(Q3_K, block256 subs 16, bytes 110, elements 256, step 110, offset 4);
 
 fn dequantize_block(block: &[u8; 110], out: &mut [f32; 256]) {
     let (mut codes, mut scales, mut mins) = ([0; 256], [0.0; 16], [0.0; 16]);
@@ -60,7 +60,7 @@ fn scales(block: &[u8; 110]) -> __m128i {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(block: &[u8; 110]) -> avx512::Block {
+fn codes_avx512(block: &[u8; 110]) -> avx512::Codes {
     let bits = twice256(part(block, 0));
     // Bits 2i and 2i + 1 of `bits` become bit 2 of vector i.
     let codes = |i: i64| {
@@ -68,26 +68,34 @@ fn expand_avx512(block: &[u8; 110]) -> avx512::Block {
         let low = avx512::shift_halves(twice256(part(block, 32 + i as usize / 2 * 32)), shift, shift + 2);
         avx512::merge(3, low, avx512::rotate_halves(bits, 2 - 2 * i, 1 - 2 * i), 7)
     };
-    avx512::Block {
-        codes: [codes(0), codes(1), codes(2), codes(3)],
-        scales: avx512::scale16(f16_pair([block[108], block[109], 0, 0]), scales(block)),
-        mins: _mm512_setzero_ps(),
-    }
+    [codes(0), codes(1), codes(2), codes(3)]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(block: &[u8; 110]) -> avx512::Scales {
+    let d = f16_pair([block[108], block[109], 0, 0]);
+    (avx512::scale16(d, scales(block)), _mm512_setzero_ps())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 110]) -> avx2::Block {
+fn codes_avx2(block: &[u8; 110]) -> avx2::Codes {
     let bits = load256(part(block, 0));
     let mut codes = [_mm256_setzero_si256(); 8];
     for (i, codes) in codes.iter_mut().enumerate() {
         let low = avx2::field(load256(part(block, 32 + i / 4 * 32)), i as i32 % 4 * 2, 3);
         *codes = _mm256_or_si256(low, avx2::field(bits, i as i32 - 2, 4));
     }
-    avx2::Block {
-        codes,
-        scales: avx2::scale16(f16_pair([block[108], block[109], 0, 0]), scales(block)),
-        mins: [_mm256_setzero_ps(); 2],
-    }
+    codes
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 110]) -> avx2::Scales {
+    let d = f16_pair([block[108], block[109], 0, 0]);
+    (avx2::scale16(d, scales(block)), [_mm256_setzero_ps(); 2])
 }

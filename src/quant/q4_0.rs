@@ -37,18 +37,31 @@ fn unpack_block(block: &[u8; 18], codes: &mut [u8; 32], scales: &mut [f32], mins
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(blocks: &[u8; 72]) -> avx512::Quad {
-    const D: [u16; 32] = avx512::words_index(18, 8, 0);
+fn codes_avx512(blocks: &[u8; 72]) -> avx512::Codes {
     const NIBBLES: [u8; 64] = avx512::bytes_index(18, 8, 2, 1);
     let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 8)));
-    let (low, high) = avx512::nibbles(avx512::pick(first, &NIBBLES, second));
-    avx512::Quad { low, high, d: avx512::pick_f16(first, &D, second), m: _mm512_setzero_ps() }
+    avx512::nibbles(avx512::pick(first, &NIBBLES, second))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(blocks: &[u8; 72]) -> avx512::Scales {
+    const D: [u16; 32] = avx512::words_index(18, 8, 0);
+    let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 8)));
+    (avx512::pick_f16(first, &D, second), _mm512_setzero_ps())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 18]) -> avx2::Block {
-    let codes = avx2::nibbles(part(block, 2));
-    avx2::Block { codes, d: avx2::f16_all(*part(block, 0)), m: _mm256_setzero_ps() }
+fn codes_avx2(block: &[u8; 18]) -> avx2::Codes {
+    avx2::nibbles(part(block, 2))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 18]) -> avx2::Scales {
+    (avx2::f16_all(*part(block, 0)), _mm256_setzero_ps())
 }

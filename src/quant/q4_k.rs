@@ -13,11 +13,11 @@ use super::block256::{avx2, avx512};
 use super::format::coded;
 use super::scalar::f16_at;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86::{f16_pair, load256, part, twice256};
+use crate::simd::x86::{load128, load256, part, twice256};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-coded!(Q4_K, block256, bytes 144, elements 256, step 144, offset 0);
+coded!(Q4_K, block256 subs 8, bytes 144, elements 256, step 144, offset 0);
 
 /// Scale and min `i` of 8 from the 12 packed bytes of Q4_K and Q5_K: those below 4 are the low
 /// six bits of bytes `i` and `i + 4`; the others have their low nibbles in byte `i + 4` and
@@ -50,40 +50,40 @@ fn unpack_block(block: &[u8; 144], codes: &mut [u8; 256], scales: &mut [f32], mi
     }
 }
 
-/// The 8 scales, then the 8 mins of [`scale_min`], as bytes.
+/// The 8 scales, then the 8 mins of [`scale_min`], as bytes, from the 16 bytes that blocks of
+/// Q4_K and Q5_K begin with.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales_mins(packed: &[u8; 12]) -> __m128i {
-    let word = |i: usize| u64::from(u32::from_le_bytes(*part(packed, i * 4)));
-    let (scales, mins, last) = (word(0), word(1), word(2));
-    let (six, two, nibble) = (0x3f3f_3f3f, 0x3030_3030, 0x0f0f_0f0f);
-    let scales = scales & six | (last & nibble | scales >> 2 & two) << 32;
-    let mins = mins & six | (last >> 4 & nibble | mins >> 2 & two) << 32;
-    _mm_set_epi64x(mins as i64, scales as i64)
+fn scales_mins(start: __m128i) -> __m128i {
+    // By dwords of the result: scales 0..4 and 4..8, mins 0..4 and 4..8.
+    let low = _mm_shuffle_epi32::<0b11_10_11_01>(start);
+    let low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)), _mm_set1_epi64x(0x0f0f_0f0f_3f3f_3f3f));
+    let high = _mm_srli_epi32::<2>(_mm_shuffle_epi32::<0b10_00_01_00>(start));
+    _mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi64x(0x3030_3030_0000_0000)))
 }
 
-/// Scales and mins of Q4_K and Q5_K: their blocks begin alike.
+/// Scales and mins of Q4_K and Q5_K.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub(super) fn scales_mins_avx512(start: &[u8; 16]) -> (__m512, __m512) {
-    let pair = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    let d = _mm512_permutexvar_ps(pair, _mm512_castps128_ps512(f16_pair(*part(start, 0))));
-    let both = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(scales_mins(part(start, 4))));
-    let both = _mm512_mul_ps(both, d);
-    let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    let upper = _mm512_add_epi32(twice, _mm512_set1_epi32(8));
-    (_mm512_permutexvar_ps(twice, both), _mm512_permutexvar_ps(upper, both))
+pub(super) fn pairs_avx512(start: &[u8; 16]) -> avx512::Scales {
+    let start = load128(start);
+    // `d` in the lower 8 lanes, `dmin` in the upper ones.
+    let half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    let d = _mm512_permutexvar_ps(half, _mm512_castps128_ps512(_mm_cvtph_ps(start)));
+    let both = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(scales_mins(start)));
+    (_mm512_mul_ps(both, d), _mm512_setzero_ps())
 }
 
-/// [`scales_mins_avx512`] in two vectors each.
+/// [`pairs_avx512`], two vectors of scales and two of mins.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales_mins_avx2(start: &[u8; 16]) -> ([__m256; 2], [__m256; 2]) {
-    let bytes = scales_mins(part(start, 4));
-    let d = f16_pair(*part(start, 0));
+pub(super) fn pairs_avx2(start: &[u8; 16]) -> avx2::Scales {
+    let start = load128(start);
+    let bytes = scales_mins(start);
+    let d = _mm_cvtph_ps(start);
     let scales = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
     let mins = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes)));
     let scales = _mm256_mul_ps(scales, _mm256_broadcastss_ps(d));
@@ -94,23 +94,35 @@ pub(super) fn scales_mins_avx2(start: &[u8; 16]) -> ([__m256; 2], [__m256; 2]) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(block: &[u8; 144]) -> avx512::Block {
+fn codes_avx512(block: &[u8; 144]) -> avx512::Codes {
     let codes = |i: usize| {
         let v = avx512::shift_halves(twice256(part(block, 16 + i * 32)), 0, 4);
         _mm512_and_si512(v, _mm512_set1_epi8(15))
     };
-    let (scales, mins) = scales_mins_avx512(part(block, 0));
-    avx512::Block { codes: [codes(0), codes(1), codes(2), codes(3)], scales, mins }
+    [codes(0), codes(1), codes(2), codes(3)]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(block: &[u8; 144]) -> avx512::Scales {
+    pairs_avx512(part(block, 0))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 144]) -> avx2::Block {
+fn codes_avx2(block: &[u8; 144]) -> avx2::Codes {
     let mut codes = [_mm256_setzero_si256(); 8];
     for (i, codes) in codes.iter_mut().enumerate() {
         *codes = avx2::field(load256(part(block, 16 + i / 2 * 32)), i as i32 % 2 * 4, 15);
     }
-    let (scales, mins) = scales_mins_avx2(part(block, 0));
-    avx2::Block { codes, scales, mins }
+    codes
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 144]) -> avx2::Scales {
+    pairs_avx2(part(block, 0))
 }

@@ -44,23 +44,35 @@ fn unpack_codes(block: &[u8; 22], codes: &mut [u8; 32]) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(blocks: &[u8; 88]) -> avx512::Quad {
-    const D: [u16; 32] = avx512::words_index(22, 24, 0);
+fn codes_avx512(blocks: &[u8; 88]) -> avx512::Codes {
+    const NIBBLES: [u8; 64] = avx512::bytes_index(22, 24, 6, 1);
     const HIGH_OF_LOW: [u8; 64] = avx512::bytes_index(22, 24, 2, 8);
     const HIGH_OF_HIGH: [u8; 64] = avx512::bytes_index(22, 24, 4, 8);
-    const NIBBLES: [u8; 64] = avx512::bytes_index(22, 24, 6, 1);
     let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 24)));
     let (low, high) = avx512::nibbles(avx512::pick(first, &NIBBLES, second));
     let low = avx512::add_high(low, avx512::pick(first, &HIGH_OF_LOW, second));
-    let high = avx512::add_high(high, avx512::pick(first, &HIGH_OF_HIGH, second));
-    avx512::Quad { low, high, d: avx512::pick_f16(first, &D, second), m: _mm512_setzero_ps() }
+    (low, avx512::add_high(high, avx512::pick(first, &HIGH_OF_HIGH, second)))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(blocks: &[u8; 88]) -> avx512::Scales {
+    const D: [u16; 32] = avx512::words_index(22, 24, 0);
+    let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 24)));
+    (avx512::pick_f16(first, &D, second), _mm512_setzero_ps())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 22]) -> avx2::Block {
-    let codes = avx2::nibbles(part(block, 6));
-    let codes = avx2::add_high(codes, part(block, 2));
-    avx2::Block { codes, d: avx2::f16_all(*part(block, 0)), m: _mm256_setzero_ps() }
+fn codes_avx2(block: &[u8; 22]) -> avx2::Codes {
+    avx2::add_high(avx2::nibbles(part(block, 6)), part(block, 2))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 22]) -> avx2::Scales {
+    (avx2::f16_all(*part(block, 0)), _mm256_setzero_ps())
 }

@@ -42,24 +42,36 @@ fn unpack_codes(block: &[u8; 24], codes: &mut [u8; 32]) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(blocks: &[u8; 96]) -> avx512::Quad {
-    const D: [u16; 32] = avx512::words_index(24, 32, 0);
-    const M: [u16; 32] = avx512::words_index(24, 32, 2);
+fn codes_avx512(blocks: &[u8; 96]) -> avx512::Codes {
+    const NIBBLES: [u8; 64] = avx512::bytes_index(24, 32, 8, 1);
     const HIGH_OF_LOW: [u8; 64] = avx512::bytes_index(24, 32, 4, 8);
     const HIGH_OF_HIGH: [u8; 64] = avx512::bytes_index(24, 32, 6, 8);
-    const NIBBLES: [u8; 64] = avx512::bytes_index(24, 32, 8, 1);
     let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 32)));
     let (low, high) = avx512::nibbles(avx512::pick(first, &NIBBLES, second));
     let low = avx512::add_high(low, avx512::pick(first, &HIGH_OF_LOW, second));
-    let high = avx512::add_high(high, avx512::pick(first, &HIGH_OF_HIGH, second));
-    avx512::Quad { low, high, d: avx512::pick_f16(first, &D, second), m: avx512::pick_f16(first, &M, second) }
+    (low, avx512::add_high(high, avx512::pick(first, &HIGH_OF_HIGH, second)))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(blocks: &[u8; 96]) -> avx512::Scales {
+    const D: [u16; 32] = avx512::words_index(24, 32, 0);
+    const M: [u16; 32] = avx512::words_index(24, 32, 2);
+    let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 32)));
+    (avx512::pick_f16(first, &D, second), avx512::pick_f16(first, &M, second))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 24]) -> avx2::Block {
-    let codes = avx2::nibbles(part(block, 8));
-    let codes = avx2::add_high(codes, part(block, 4));
-    avx2::Block { codes, d: avx2::f16_all(*part(block, 0)), m: avx2::f16_all(*part(block, 2)) }
+fn codes_avx2(block: &[u8; 24]) -> avx2::Codes {
+    avx2::add_high(avx2::nibbles(part(block, 8)), part(block, 4))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 24]) -> avx2::Scales {
+    (avx2::f16_all(*part(block, 0)), avx2::f16_all(*part(block, 2)))
 }

@@ -14,14 +14,14 @@ use super::block256::{avx2, avx512};
 use super::format::coded;
 use super::q4_k::scale_min;
 #[cfg(target_arch = "x86_64")]
-use super::q4_k::{scales_mins_avx2, scales_mins_avx512};
+use super::q4_k::{pairs_avx2, pairs_avx512};
 use super::scalar::f16_at;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86::{load256, part, twice256};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-coded!(Q5_K, block256, bytes 176, elements 256, step 176, offset 0);
+coded!(Q5_K, block256 subs 8, bytes 176, elements 256, step 176, offset 0);
 
 fn dequantize_block(block: &[u8; 176], out: &mut [f32; 256]) {
     let (mut codes, mut scales, mut mins) = ([0; 256], [0.0; 16], [0.0; 16]);
@@ -47,27 +47,39 @@ fn unpack_block(block: &[u8; 176], codes: &mut [u8; 256], scales: &mut [f32], mi
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(block: &[u8; 176]) -> avx512::Block {
+fn codes_avx512(block: &[u8; 176]) -> avx512::Codes {
     let bits = twice256(part(block, 16));
     // Bits 2i and 2i + 1 of `bits` become bit 4 of vector i.
     let codes = |i: i64| {
         let low = avx512::shift_halves(twice256(part(block, 48 + i as usize * 32)), 0, 4);
         avx512::merge(15, low, avx512::rotate_halves(bits, 4 - 2 * i, 3 - 2 * i), 31)
     };
-    let (scales, mins) = scales_mins_avx512(part(block, 0));
-    avx512::Block { codes: [codes(0), codes(1), codes(2), codes(3)], scales, mins }
+    [codes(0), codes(1), codes(2), codes(3)]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(block: &[u8; 176]) -> avx512::Scales {
+    pairs_avx512(part(block, 0))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 176]) -> avx2::Block {
+fn codes_avx2(block: &[u8; 176]) -> avx2::Codes {
     let bits = load256(part(block, 16));
     let mut codes = [_mm256_setzero_si256(); 8];
     for (i, codes) in codes.iter_mut().enumerate() {
         let low = avx2::field(load256(part(block, 48 + i / 2 * 32)), i as i32 % 2 * 4, 15);
         *codes = _mm256_or_si256(low, avx2::field(bits, i as i32 - 4, 16));
     }
-    let (scales, mins) = scales_mins_avx2(part(block, 0));
-    avx2::Block { codes, scales, mins }
+    codes
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 176]) -> avx2::Scales {
+    pairs_avx2(part(block, 0))
 }

@@ -17,7 +17,7 @@ use crate::simd::x86::{f16_pair, load128, load256, load512, part, twice256};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-coded!(Q6_K, block256, bytes 210, elements 256, step 210, offset 32);
+coded!(Q6_K, block256 subs 16, bytes 210, elements 256, step 210, offset 32);
 
 fn dequantize_block(block: &[u8; 210], out: &mut [f32; 256]) {
     let (mut codes, mut scales, mut mins) = ([0; 256], [0.0; 16], [0.0; 16]);
@@ -43,7 +43,7 @@ fn unpack_block(block: &[u8; 210], codes: &mut [u8; 256], scales: &mut [f32], mi
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(block: &[u8; 210]) -> avx512::Block {
+fn codes_avx512(block: &[u8; 210]) -> avx512::Codes {
     let half = |i: usize| {
         let low = load512(part(block, i * 64));
         let bits = twice256(part(block, 128 + i * 32));
@@ -52,17 +52,21 @@ fn expand_avx512(block: &[u8; 210]) -> avx512::Block {
         (first, second)
     };
     let ((a, b), (c, d)) = (half(0), half(1));
-    avx512::Block {
-        codes: [a, b, c, d],
-        scales: avx512::scale16(f16_pair([block[208], block[209], 0, 0]), load128(part(block, 192))),
-        mins: _mm512_setzero_ps(),
-    }
+    [a, b, c, d]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(block: &[u8; 210]) -> avx512::Scales {
+    let d = f16_pair([block[208], block[209], 0, 0]);
+    (avx512::scale16(d, load128(part(block, 192))), _mm512_setzero_ps())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 210]) -> avx2::Block {
+fn codes_avx2(block: &[u8; 210]) -> avx2::Codes {
     let mut codes = [_mm256_setzero_si256(); 8];
     for (i, codes) in codes.iter_mut().enumerate() {
         let (half, quarter) = (i / 4, i as i32 % 4);
@@ -71,9 +75,13 @@ fn expand_avx2(block: &[u8; 210]) -> avx2::Block {
         let low = avx2::field(low, quarter / 2 * 4, 15);
         *codes = _mm256_or_si256(low, avx2::field(bits, quarter * 2 - 4, 0x30));
     }
-    avx2::Block {
-        codes,
-        scales: avx2::scale16(f16_pair([block[208], block[209], 0, 0]), load128(part(block, 192))),
-        mins: [_mm256_setzero_ps(); 2],
-    }
+    codes
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 210]) -> avx2::Scales {
+    let d = f16_pair([block[208], block[209], 0, 0]);
+    (avx2::scale16(d, load128(part(block, 192))), [_mm256_setzero_ps(); 2])
 }

@@ -35,28 +35,36 @@ fn unpack_block(block: &[u8; 34], codes: &mut [u8; 32], scales: &mut [f32], mins
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn expand_avx512(blocks: &[u8; 136]) -> avx512::Quad {
+fn codes_avx512(blocks: &[u8; 136]) -> avx512::Codes {
     // The first 16 weights of all four blocks lie in bytes 0..64 and 68..132, the last 16 in
     // bytes 4..68 and 72..136.
-    const D: [u16; 32] = avx512::words_index(34, 68, 0);
     const LOW: [u8; 64] = avx512::bytes_index(34, 68, 2, 1);
     const HIGH: [u8; 64] = avx512::bytes_index(34, 68, 14, 1);
-    let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 68)));
-    let low = avx512::pick(first, &LOW, second);
+    let low = avx512::pick(load512(part(blocks, 0)), &LOW, load512(part(blocks, 68)));
     let high = avx512::pick(load512(part(blocks, 4)), &HIGH, load512(part(blocks, 72)));
     let bias = _mm512_set1_epi8(-128);
-    avx512::Quad {
-        low: _mm512_xor_si512(low, bias),
-        high: _mm512_xor_si512(high, bias),
-        d: avx512::pick_f16(first, &D, second),
-        m: _mm512_setzero_ps(),
-    }
+    (_mm512_xor_si512(low, bias), _mm512_xor_si512(high, bias))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(blocks: &[u8; 136]) -> avx512::Scales {
+    const D: [u16; 32] = avx512::words_index(34, 68, 0);
+    let d = avx512::pick_f16(load512(part(blocks, 0)), &D, load512(part(blocks, 68)));
+    (d, _mm512_setzero_ps())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn expand_avx2(block: &[u8; 34]) -> avx2::Block {
-    let codes = _mm256_xor_si256(load256(part(block, 2)), _mm256_set1_epi8(-128));
-    avx2::Block { codes, d: avx2::f16_all(*part(block, 0)), m: _mm256_setzero_ps() }
+fn codes_avx2(block: &[u8; 34]) -> avx2::Codes {
+    _mm256_xor_si256(load256(part(block, 2)), _mm256_set1_epi8(-128))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 34]) -> avx2::Scales {
+    (avx2::f16_all(*part(block, 0)), _mm256_setzero_ps())
 }
