@@ -8,8 +8,6 @@ mod cache;
 mod exec;
 mod ops;
 mod resolve;
-#[cfg(test)]
-mod tests;
 pub mod topology;
 pub mod workers;
 
