@@ -107,11 +107,14 @@ impl std::fmt::Debug for Format {
 }
 
 /// The [`Format`] of a type with codes, from what its file defines:
-/// `dequantize_block(&[u8; BYTES], &mut [f32; ELEMENTS])`,
-/// `unpack_block(&[u8; BYTES], &mut [u8; ELEMENTS], scales: &mut [f32], mins: &mut [f32])`.
-/// `OFFSET` is the code of weight zero where the type has one offset for all blocks, else 0.
+/// - `dequantize_block(&[u8; BYTES], &mut [f32; ELEMENTS])`
+/// - `unpack_block(&[u8; BYTES], &mut [u8; ELEMENTS], scales: &mut [f32], mins: &mut [f32])`
+/// - `scales_avx512`, `codes_avx512`, `scales_avx2` and `codes_avx2`, as the family (`block32` or
+///   `block256`) asks for them; the AVX-512 ones take `step` bytes, one block or several.
+///
+/// `offset` is the code of weight zero where the type has one for all blocks, else 0.
 macro_rules! coded {
-    ($ty:ident, bytes $bytes:literal, elements $elements:literal, offset $offset:literal) => {
+    ($ty:ident, $family:ident $(subs $subs:literal)?, bytes $bytes:literal, elements $elements:literal, step $step:literal, offset $offset:literal) => {
         /// Kernels of this type.
         pub(super) static FORMAT: $crate::quant::Format = $crate::quant::Format {
             ty: $crate::quant::GgmlType::$ty,
@@ -126,16 +129,77 @@ macro_rules! coded {
             }
         }
 
-        fn to_f32(_tier: $crate::simd::Tier, row: &[u8], out: &mut [f32]) {
-            dequantize(row, out);
+        fn to_f32(tier: $crate::simd::Tier, row: &[u8], out: &mut [f32]) {
+            if let Some(token) = tier.avx512() {
+                $crate::simd::enter!(Avx512, token => kernels::to_f32_avx512(row: &[u8], out: &mut [f32]));
+            } else if let Some(token) = tier.avx2() {
+                $crate::simd::enter!(Avx2, token => kernels::to_f32_avx2(row: &[u8], out: &mut [f32]));
+            } else {
+                dequantize(row, out);
+            }
         }
 
-        fn unpack(_tier: $crate::simd::Tier, row: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
-            $crate::quant::scalar::unpack::<$bytes, $elements>(row, codes, scales, mins, unpack_block);
+        fn unpack(tier: $crate::simd::Tier, row: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
+            if let Some(token) = tier.avx512() {
+                $crate::simd::enter!(Avx512, token => kernels::unpack_avx512(
+                    row: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]));
+            } else if let Some(token) = tier.avx2() {
+                $crate::simd::enter!(Avx2, token => kernels::unpack_avx2(
+                    row: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]));
+            } else {
+                $crate::quant::scalar::unpack::<$bytes, $elements>(row, codes, scales, mins, unpack_block);
+            }
         }
 
-        fn dot(_tier: $crate::simd::Tier, rows: &[u8], x: &$crate::quant::Q8<'_>, out: &mut [f32]) {
-            $crate::quant::scalar::dot::<$bytes, $elements>(rows, x, out, $offset, unpack_block);
+        fn dot(tier: $crate::simd::Tier, rows: &[u8], x: &$crate::quant::Q8<'_>, out: &mut [f32]) {
+            if let Some(token) = tier.avx512() {
+                $crate::simd::enter!(Avx512, token => kernels::dot_avx512(
+                    rows: &[u8], x: &$crate::quant::Q8<'_>, out: &mut [f32]));
+            } else if let Some(token) = tier.avx2() {
+                $crate::simd::enter!(Avx2, token => kernels::dot_avx2(
+                    rows: &[u8], x: &$crate::quant::Q8<'_>, out: &mut [f32]));
+            } else {
+                $crate::quant::scalar::dot::<$bytes, $elements>(rows, x, out, $offset, unpack_block);
+            }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        mod kernels {
+            use super::{codes_avx2, codes_avx512, scales_avx2, scales_avx512};
+            use $crate::quant::Q8;
+            use $crate::quant::$family::{avx2, avx512};
+
+            #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+            pub fn dot_avx512(rows: &[u8], x: &Q8<'_>, out: &mut [f32]) {
+                avx512::dot::<$step, $offset $(, $subs)?>(rows, x, out, |b| scales_avx512(b), |b| codes_avx512(b));
+            }
+
+            #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+            pub fn unpack_avx512(row: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
+                avx512::unpack::<$step, $offset $(, $subs)?>(
+                    row, codes, scales, mins, |b| scales_avx512(b), |b| codes_avx512(b));
+            }
+
+            #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+            pub fn to_f32_avx512(row: &[u8], out: &mut [f32]) {
+                avx512::to_f32::<$step, $offset $(, $subs)?>(row, out, |b| scales_avx512(b), |b| codes_avx512(b));
+            }
+
+            #[target_feature(enable = "avx2,fma,f16c")]
+            pub fn dot_avx2(rows: &[u8], x: &Q8<'_>, out: &mut [f32]) {
+                avx2::dot::<$bytes, $offset $(, $subs)?>(rows, x, out, |b| scales_avx2(b), |b| codes_avx2(b));
+            }
+
+            #[target_feature(enable = "avx2,fma,f16c")]
+            pub fn unpack_avx2(row: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]) {
+                avx2::unpack::<$bytes, $offset $(, $subs)?>(
+                    row, codes, scales, mins, |b| scales_avx2(b), |b| codes_avx2(b));
+            }
+
+            #[target_feature(enable = "avx2,fma,f16c")]
+            pub fn to_f32_avx2(row: &[u8], out: &mut [f32]) {
+                avx2::to_f32::<$bytes, $offset $(, $subs)?>(row, out, |b| scales_avx2(b), |b| codes_avx2(b));
+            }
         }
     };
 }

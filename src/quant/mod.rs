@@ -11,6 +11,10 @@
 //! [`Format::dot`] multiplies rows as they lie in the file with a quantized activation: decode.
 
 mod activation;
+#[cfg(target_arch = "x86_64")]
+mod block256;
+#[cfg(target_arch = "x86_64")]
+mod block32;
 mod float;
 mod format;
 mod q2_k;
@@ -24,6 +28,8 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scalar;
+#[cfg(test)]
+mod speed;
 #[cfg(test)]
 mod tests;
 

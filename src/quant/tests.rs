@@ -7,7 +7,7 @@ use half::f16;
 const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 
 /// Each type with codes, and where its blocks keep f16 scales.
-const CODED: [(GgmlType, &[usize]); 10] = [
+pub(super) const CODED: [(GgmlType, &[usize]); 10] = [
     (GgmlType::Q4_0, &[0]),
     (GgmlType::Q4_1, &[0, 2]),
     (GgmlType::Q5_0, &[0]),
@@ -21,7 +21,7 @@ const CODED: [(GgmlType, &[usize]); 10] = [
 ];
 
 /// xorshift64*: reproducible, and enough for test data.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -32,13 +32,13 @@ impl Random {
     }
 
     /// In -1..1, off centre so that sums do not cancel.
-    fn value(&mut self) -> f32 {
+    pub fn value(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 0.9
     }
 }
 
 /// `rows` rows of `k` weights: random codes, scales of about one tenth.
-fn weights(random: &mut Random, ty: GgmlType, scales: &[usize], rows: usize, k: usize) -> Vec<u8> {
+pub(super) fn weights(random: &mut Random, ty: GgmlType, scales: &[usize], rows: usize, k: usize) -> Vec<u8> {
     let format = ty.format().unwrap();
     let mut data: Vec<u8> = (0..rows * format.row_bytes(k)).map(|_| random.next() as u8).collect();
     for block in data.chunks_mut(ty.block_bytes()) {
