@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod base;
+pub mod daemon;
 pub mod engine;
 pub mod gguf;
 pub mod model;
@@ -15,3 +16,4 @@ pub mod probe;
 pub mod proto;
 pub mod quant;
 pub mod simd;
+pub mod tokenizer;
