@@ -164,7 +164,7 @@ fn tokens(options: &Options, gguf: &Gguf) -> Result<(Vec<u32>, Option<u32>), Eva
         Input::Text(path) => {
             let text = read(path)?;
             let tokenizer = Tokenizer::from_meta(&gguf.meta)?;
-            let bos = tokenizer.bos().filter(|bos| tokenizer.encode("", true, false).first() == Some(bos));
+            let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
             Ok((tokenizer.encode(&text, true, false), bos))
         }
         Input::Tokens(path) => {

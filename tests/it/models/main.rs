@@ -1,6 +1,8 @@
 //! Models against goldens of independent implementations: the plan by a naive executor, then the CPU backend.
 
+mod backend;
 mod goldens;
+mod real;
 mod reference;
 
 use goldens::{best, max_difference, tiny};
