@@ -12,9 +12,8 @@ use prometheus::{
 };
 
 /// Buckets of times that a user waits for, in seconds: about three a decade, 1 ms to 5 min.
-const WAIT_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 300.0,
-];
+const WAIT_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 300.0];
 /// Buckets of times between tokens, in seconds: 1 ms (1000 tokens/s) to 5 s.
 const TOKEN_BUCKETS: &[f64] =
     &[0.001, 0.002, 0.004, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0];
@@ -228,8 +227,7 @@ impl Metrics {
     pub fn render(&self, now: &Snapshot) -> prometheus::Result<Vec<u8>> {
         let _one_scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         let clip = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        for g in
-            [&self.memory_budget, &self.memory_reserved, &self.model_state, &self.engine_requests, &self.kv_blocks]
+        for g in [&self.memory_budget, &self.memory_reserved, &self.model_state, &self.engine_requests, &self.kv_blocks]
         {
             g.reset();
         }
@@ -300,14 +298,8 @@ mod tests {
         m.load_seconds.with_label_values(&["m"]).observe(0.0);
         m.evictions.with_label_values(&["m", "room"]).inc();
         let held = vec![Held { model: "m".into(), kind: "cache".into(), bytes: 1 }];
-        let model = ModelNow {
-            model: "m".into(),
-            state: "ready".into(),
-            running: 1,
-            waiting: 2,
-            kv_used: 3,
-            kv_total: 4,
-        };
+        let model =
+            ModelNow { model: "m".into(), state: "ready".into(), running: 1, waiting: 2, kv_used: 3, kv_total: 4 };
         let devices = vec![DeviceLedger { device: "cpu".into(), budget: 1, held }];
         let t = text(&m, &Snapshot { devices, models: vec![model] });
         let doc = include_str!("../../docs/METRICS.md");
