@@ -144,6 +144,9 @@ pub enum EngineError {
         /// Estimate from the queue and the measured speed.
         retry_after_s: u64,
     },
+    /// The request makes no sense for this model: no prompt, or a token it does not have.
+    #[error("{0}")]
+    Invalid(String),
     /// The cache cannot grow as far as this request alone needs.
     #[error("this request needs {needed} bytes of KV cache, {available} can be had")]
     CacheMemory {

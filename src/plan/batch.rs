@@ -34,6 +34,18 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty batch that takes so much without allocating.
+    pub fn with_capacity(tokens: usize, spans: usize, groups: usize, table_entries: usize) -> Self {
+        Self {
+            tokens: Vec::with_capacity(tokens),
+            positions: Vec::with_capacity(tokens),
+            spans: Vec::with_capacity(spans),
+            outputs: Vec::with_capacity(spans),
+            blocks: Vec::with_capacity(table_entries),
+            starts: Vec::with_capacity(groups * spans),
+        }
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.tokens.clear();

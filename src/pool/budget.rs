@@ -144,6 +144,12 @@ impl Reservation {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Takes `bytes` out as a reservation of their own; `None` if there are not so many.
+    pub fn split(&mut self, bytes: u64) -> Option<Reservation> {
+        self.bytes = self.bytes.checked_sub(bytes)?;
+        Some(Reservation { budget: Arc::clone(&self.budget), owner: self.owner.clone(), kind: self.kind, bytes })
+    }
 }
 
 impl Drop for Reservation {
@@ -191,5 +197,18 @@ mod tests {
             drop(held);
             prop_assert!(b.holdings().is_empty());
         }
+    }
+
+    #[test]
+    fn a_reservation_can_be_split() {
+        let b = Budget::new(100);
+        let mut r = b.reserve("a", Kind::Cache, 60).expect("fits");
+        assert!(r.split(61).is_none());
+        let part = r.split(20).expect("has them");
+        assert_eq!((r.bytes(), part.bytes(), b.used()), (40, 20, 60));
+        drop(r);
+        assert_eq!(b.used(), 20);
+        drop(part);
+        assert_eq!(b.used(), 0);
     }
 }
