@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod base;
+pub mod daemon;
 pub mod engine;
 pub mod gguf;
 pub mod model;
@@ -17,3 +18,4 @@ pub mod quant;
 pub mod registry;
 pub mod simd;
 pub mod telemetry;
+pub mod tokenizer;
