@@ -72,6 +72,31 @@ pub const EVENTS_AHEAD: usize = 4096;
 pub const HTTP_BODY_MAX: u64 = 16 << 20;
 /// Longest time from a connection's first byte to the end of its headers.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest time a request's body may take to arrive. Generous for 16 MiB over a slow line.
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bodies in memory at once, all connections together, in bytes; further ones wait (bounded by
+/// [`HTTP_BODY_TIMEOUT`]). Without it `HTTP_CONNECTIONS_MAX` times `http.max_body` is 64 GiB.
+pub const HTTP_BODIES_MAX: u64 = 256 << 20;
+/// Fields of a request's JSON object (OpenAI's chat request has about 35).
+pub const JSON_FIELDS_MAX: usize = 256;
+/// `tools` and `chat_template_kwargs`: bytes of JSON each. They become values in memory several
+/// times their text's size.
+pub const JSON_VALUE_BYTES_MAX: usize = 1 << 20;
+/// `x-rocmforge-ignored`: most names listed.
+pub const IGNORED_NAMES_MAX: usize = 32;
+/// Longest `x-request-id` that is taken over from a client.
+pub const REQUEST_ID_MAX: usize = 64;
+/// Longest model name that is looked up.
+pub const MODEL_NAME_MAX: usize = 512;
+/// `/v1/completions`: most prompts of a request, and most choices of all of them together.
+pub const PROMPTS_MAX: usize = 64;
+/// `Retry-After` while a GPU's worker is replaced: its start and the reload of a model.
+pub const GPU_RESET_RETRY_AFTER_S: u64 = 10;
+/// `/health`: how long the registry may take to answer before the daemon counts as degraded.
+pub const HEALTH_ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Work on text of up to this many bytes is done where the request is; more goes to the blocking
+/// pool, so that no I/O thread is kept for over about a millisecond.
+pub const INLINE_TEXT_BYTES: usize = 4096;
 /// Connections served at once; further ones wait in the kernel's backlog.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Connections to the admin socket served at once; people and scripts, so few suffice, and they
