@@ -6,7 +6,6 @@
 pub mod api;
 pub mod backend;
 pub mod base;
-pub mod chat;
 pub mod ctl;
 pub mod daemon;
 pub mod engine;

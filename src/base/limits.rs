@@ -184,6 +184,15 @@ pub const TOKENIZE_BYTES_MAX: usize = 16 << 20;
 pub const STEP_DEADLINE_FACTOR: u32 = 20;
 /// Smallest deadline of a step.
 pub const STEP_DEADLINE_FLOOR: Duration = Duration::from_secs(30);
+/// Tokens whose products cost a slow CPU as much time as reading the weights once: a step's
+/// deadline counts its bytes once more for each so many tokens.
+pub const STEP_DEADLINE_TOKENS: u32 = 64;
+/// Longest wait for a step at a stretch; between two, an engine looks at its commands.
+pub const STEP_POLL: Duration = Duration::from_millis(50);
+/// A `Retry-After` is no longer than this: the estimate behind it is rough.
+pub const RETRY_AFTER_MAX_SECS: u64 = 600;
+/// What a request is taken to need before the first has ended, for `Retry-After`.
+pub const SERVICE_GUESS: Duration = Duration::from_secs(5);
 /// A CPU worker that finds no work spins this long before it parks: longer than the gaps between
 /// the ops of a step, short enough that an idle daemon uses no CPU.
 pub const POOL_SPIN: Duration = Duration::from_micros(50);

@@ -135,6 +135,16 @@ impl ApiError {
         Self { retry_helps: true, ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message) }
     }
 
+    /// 500 of a model that failed and is tried again in so many seconds.
+    pub fn failed_for(message: impl Into<String>, retry_after_s: u64) -> Self {
+        Self::internal(message).retry_in(retry_after_s)
+    }
+
+    /// 503: the model is not loaded and requests may not load it. No retry mends that.
+    pub fn not_loaded(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
+    }
+
     /// 500 that comes again at every try: a broken file, an unsupported model.
     pub fn permanent(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)

@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use super::Api;
 use super::error::ApiError;
-use super::models;
 use crate::base::limits::HEALTH_ANSWER_MAX;
-use crate::proto::admin::ModelState;
-use crate::telemetry::metrics::Snapshot;
+use crate::proto::admin::{Device, Model, ModelState};
+use crate::registry::{RegistryError, state_name};
+use crate::telemetry::metrics::{DeviceLedger, Held, ModelNow, Snapshot};
 
 /// 200 while the process answers.
 pub async fn live() -> Json<serde_json::Value> {
@@ -38,26 +38,14 @@ pub async fn health(State(api): State<Arc<Api>>) -> Response {
     }
 }
 
-/// 200 once every model of the preload set is loaded; 503 with what is missing otherwise.
+/// 200 once every model of the preload set was loaded; 503 with what is missing otherwise.
 pub async fn ready(State(api): State<Arc<Api>>) -> Response {
-    let models = match timeout(HEALTH_ANSWER_MAX, api.registry.list()).await {
-        Ok(Ok(models)) => models,
-        _ => return unready(vec!["the registry does not answer".to_owned()]),
-    };
-    let missing: Vec<_> = api
-        .preload
-        .iter()
-        .filter_map(|name| match models::find(&models, name) {
-            Some(m) if m.state == ModelState::Ready => None,
-            Some(m) => {
-                let state = serde_json::to_value(m.state).unwrap_or_default();
-                let reason = m.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-                Some(format!("{name} is {}{reason}", state.as_str().unwrap_or("unknown")))
-            }
-            None => Some(format!("{name} is not in the catalog")),
-        })
-        .collect();
-    if missing.is_empty() { Json(json!({ "status": "ok" })).into_response() } else { unready(missing) }
+    match timeout(HEALTH_ANSWER_MAX, api.registry.unready()).await {
+        Ok(Ok(missing)) if missing.is_empty() => Json(json!({ "status": "ok" })).into_response(),
+        Ok(Ok(missing)) => unready(missing),
+        Ok(Err(e)) => unready(vec![e.to_string()]),
+        Err(_) => unready(vec!["the registry does not answer".to_owned()]),
+    }
 }
 
 fn unready(missing: Vec<String>) -> Response {
@@ -67,15 +55,33 @@ fn unready(missing: Vec<String>) -> Response {
 /// Prometheus' text format.
 pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     // Without the registry's answer the counters are still worth having.
-    let now = match timeout(HEALTH_ANSWER_MAX, snapshot(&api)).await {
-        Ok(now) => now,
-        Err(_) => Snapshot::default(),
-    };
+    let now = timeout(HEALTH_ANSWER_MAX, snapshot(&api)).await.ok().and_then(Result::ok).unwrap_or_default();
     let text = api.metrics.render(&now).map_err(|e| ApiError::internal(format!("metrics: {e}")))?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
-async fn snapshot(api: &Api) -> Snapshot {
-    Snapshot::default()
+async fn snapshot(api: &Api) -> Result<Snapshot, RegistryError> {
+    let (devices, models, stats) =
+        (api.registry.devices().await?, api.registry.list().await?, api.registry.stats().await?);
+    let device = |d: Device| DeviceLedger {
+        device: d.id,
+        budget: d.budget,
+        held: d.ledger.into_iter().map(|e| Held { model: e.owner, kind: e.kind, bytes: e.bytes }).collect(),
+    };
+    let model = |m: Model| {
+        let s = stats.iter().find(|s| s.id == m.id).cloned().unwrap_or_default();
+        ModelNow {
+            model: m.id,
+            state: state_name(m.state).to_owned(),
+            running: s.running.into(),
+            waiting: s.waiting.into(),
+            kv_used: s.kv_blocks_used,
+            kv_total: s.kv_blocks_total,
+        }
+    };
+    Ok(Snapshot {
+        devices: devices.into_iter().map(device).collect(),
+        models: models.into_iter().filter(|m| m.state != ModelState::Absent).map(model).collect(),
+    })
 }

@@ -233,8 +233,8 @@ mod tests {
 
     #[test]
     fn progress_reads_as_the_interface_says() {
-        let p = Progress { phase: "read".into(), done: 43, total: 100, eta_s: 5.2 };
+        let p = Progress { phase: "read", done: 43, total: 100, eta_s: 5.2, ..Default::default() };
         assert_eq!(describe(&p), "loading 43% eta 6s");
-        assert_eq!(describe(&Progress { phase: "map".into(), ..Default::default() }), "loading (map)");
+        assert_eq!(describe(&Progress { phase: "map", ..Default::default() }), "loading (map)");
     }
 }

@@ -41,20 +41,18 @@ pub struct Api {
     registry: registry::Handle,
     metrics: Arc<Metrics>,
     bodies: body::Bodies,
-    preload: Vec<String>,
 }
 
 impl Api {
-    /// `max_body` is `http.max_body` in bytes; `preload` are the models without which `/ready`
-    /// says no.
-    pub fn new(registry: registry::Handle, metrics: Arc<Metrics>, max_body: u64, preload: Vec<String>) -> Arc<Self> {
-        Arc::new(Self { registry, metrics, bodies: body::Bodies::new(max_body), preload })
+    /// `max_body` is `http.max_body` in bytes.
+    pub fn new(registry: registry::Handle, metrics: Arc<Metrics>, max_body: u64) -> Arc<Self> {
+        Arc::new(Self { registry, metrics, bodies: body::Bodies::new(max_body) })
     }
 }
 
 /// The routes, with all layers.
 pub fn router(api: Arc<Api>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/models", get(models::list))
@@ -64,7 +62,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/health", get(health::health))
         .route("/live", get(health::live))
         .route("/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
+        .route("/metrics", get(health::metrics));
+    layered(routes, api)
+}
+
+/// Routes whose every answer is in the envelope, counted and logged: also for the admin socket's.
+pub fn layered(routes: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    routes
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(CatchPanicLayer::custom(observe::panicked))

@@ -47,7 +47,7 @@ impl Api {
 }
 
 /// The model that `name` means: exactly, or its only match in another case.
-pub fn find<'a>(models: &'a [Model], name: &str) -> Option<&'a Model> {
+fn find<'a>(models: &'a [Model], name: &str) -> Option<&'a Model> {
     let matches = |same: fn(&str, &str) -> bool| {
         let mut hits = models.iter().filter(move |m| same(&m.id, name) || m.aliases.iter().any(|a| same(a, name)));
         hits.next().filter(|_| hits.next().is_none())

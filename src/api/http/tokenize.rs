@@ -15,7 +15,7 @@ use super::inference::offload;
 use super::observe::ModelName;
 use super::refusal::refusal;
 use crate::base::limits::{INLINE_TEXT_BYTES, TOKENIZE_BYTES_MAX};
-use crate::registry::{Acquired, Loaded};
+use crate::registry::Loaded;
 
 /// `{"content","add_special","parse_special","with_pieces"}` to `{"tokens"}`.
 pub async fn tokenize(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
@@ -35,7 +35,7 @@ pub async fn tokenize(State(api): State<Arc<Api>>, request: Request) -> Result<R
             if !with_pieces {
                 return Ok(json!({ "tokens": tokens }));
             }
-            let entry = |id: &u32| json!({ "id": id, "piece": piece(&model.tokenizer.piece(*id)) });
+            let entry = |id: &u32| json!({ "id": id, "piece": piece(model.tokenizer.piece(*id)) });
             Ok(json!({ "tokens": tokens.iter().map(entry).collect::<Vec<_>>() }))
         }))
     })
@@ -88,10 +88,7 @@ async fn on_model(
         Some(name) => name,
         None => api.only_loaded().await?,
     };
-    let lease = match api.registry.acquire(&name).await.map_err(|e| refusal(&e))? {
-        Acquired::Ready(lease) => lease,
-        Acquired::Loading(pending) => pending.ready().await.map_err(|e| refusal(&e))?,
-    };
+    let lease = api.registry.lease(&name).await.map_err(|e| refusal(&e))?;
     let model = Arc::clone(&lease.model);
     let id = ModelName(model.id.clone());
     let text = move || work(&model).map(|v| v.to_string());

@@ -10,18 +10,19 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::super::{Api, router};
+use super::loader::{TestLoader, files};
 use crate::backend::{Backend, BackendError, Output};
 use crate::engine::{self, Vocabulary};
 use crate::plan::batch::Batch;
 use crate::plan::cache::{CacheGroup, KvType};
 use crate::plan::op::CacheId;
+use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
-use crate::proto::admin::{Model, ModelState};
-use crate::registry::{Acquired, Lease, Loaded, Pending, Progress, RegistryError};
+use crate::registry::{self, Registry, Site};
+use crate::telemetry::events::DecisionLog;
 use crate::telemetry::metrics::Metrics;
 
 /// Longest time that anything in a test may take.
@@ -31,8 +32,9 @@ pub const MAX_BODY: u64 = 100_000;
 /// Context of the model.
 pub const CONTEXT: u32 = 200;
 /// Token that ends a text; the others are bytes.
-const EOG: u32 = 256;
-const N_VOCAB: usize = 257;
+pub const EOG: u32 = 256;
+/// Tokens of the vocabulary.
+pub const N_VOCAB: usize = 257;
 
 /// What a test does to the backend.
 #[derive(Default)]
@@ -42,9 +44,22 @@ pub struct Control {
     changed: Condvar,
     steps: AtomicUsize,
     fail: AtomicBool,
+    /// Share of model `slow` that is read, and whether reading goes well: 100 ends the load.
+    load: Mutex<(u64, bool)>,
 }
 
 impl Control {
+    /// Lets the load of `slow` come so far (in percent), or fail.
+    pub fn load(&self, percent: u64, well: bool) {
+        *self.load.lock().expect("lock") = (percent, well);
+        self.changed.notify_all();
+    }
+
+    /// How far the load of `slow` may be.
+    pub fn loaded(&self) -> (u64, bool) {
+        *self.load.lock().expect("lock")
+    }
+
     /// Lets `n` more steps run, and no other.
     pub fn allow(&self, n: usize) {
         *self.allowed.lock().expect("lock") = Some(n);
@@ -158,7 +173,7 @@ impl Vocabulary for Bytes {
 }
 
 /// An engine with four requests at a time and one place in its queue.
-fn engine(control: &Arc<Control>) -> engine::handle::Handle {
+pub fn engine(control: &Arc<Control>) -> engine::handle::Handle {
     let mut options = engine::Options::new("m", CONTEXT, Budget::new(1 << 30));
     (options.max_batch, options.queue) = (4, 1);
     let backend = Alphabet { control: Arc::clone(control), logits: Vec::new(), slabs: 0 };
@@ -170,76 +185,48 @@ fn engine(control: &Arc<Control>) -> engine::handle::Handle {
 pub struct Server {
     pub addr: SocketAddr,
     pub control: Arc<Control>,
+    pub registry: registry::Handle,
+    /// The engine of model `m`.
     pub engine: engine::handle::Handle,
-    pub loading: Loading,
+    pub api: Arc<Api>,
+    _files: tempfile::TempDir,
 }
 
-/// The load that model `slow` waits for.
-pub struct Loading {
-    pub progress: watch::Sender<Progress>,
-    pub done: oneshot::Sender<Result<Lease, RegistryError>>,
-    pub lease: Lease,
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The runtime waits for threads that load, and engines for their steps.
+        self.control.free();
+        self.control.load(100, false);
+    }
 }
 
-/// Starts a server with models `m` (loaded), `slow` (loading), and names that are refused.
+/// Starts a server: model `m` is loaded, `slow` is loading as [`Control::load`] says, `big` does
+/// not fit, `broken` cannot be loaded.
 pub async fn server() -> Server {
     let control = Arc::new(Control::default());
-    let engine = engine(&control);
-    let model = Arc::new(Loaded {
-        id: "m".into(),
-        engine: engine.clone(),
-        tokenizer: Arc::new(crate::tokenizer::Tokenizer),
-        template: Arc::new(crate::chat::Template),
-        context: CONTEXT,
-        device: "cpu avx2".into(),
-        n_vocab: N_VOCAB,
-    });
-    let lease = Lease { model };
-    let (progress, progress_rx) = watch::channel(Progress::default());
-    let (done, ready) = oneshot::channel();
-    let pending = Mutex::new(Some(Pending { progress: progress_rx, ready }));
-    let loaded = lease.clone();
-    let acquire = move |name: &str| match name {
-        "m" => Ok(Acquired::Ready(loaded.clone())),
-        "slow" => Ok(Acquired::Loading(pending.lock().expect("lock").take().expect("one request only"))),
-        "big" => Err(RegistryError::Memory("big needs 9 bytes, 1 of 8 are free".into())),
-        "broken" => Err(RegistryError::Failed("broken: tensor x is missing".into())),
-        "draining" => Err(RegistryError::Draining),
-        "panic" => panic!("a bug in a handler"),
-        name => Err(RegistryError::NotFound { name: name.into(), nearest: vec!["m".into(), "slow".into()] }),
-    };
-    let models = vec![entry("m", ModelState::Ready), entry("x/slow", ModelState::Loading)];
-    let registry = crate::registry::Handle { f: Arc::new(acquire), models };
+    control.load(0, true);
+    let dir = files();
+    let mut options = registry::Options::new(vec![Site {
+        id: "cpu".into(),
+        kind: SiteKind::Cpu,
+        description: "simulated".into(),
+        budget: Budget::new(10_000),
+        reason: "there is nothing else".into(),
+        unusable: None,
+    }]);
+    options.dirs = vec![dir.path().to_owned()];
+    options.preload = ["m", "slow", "gone"].map(String::from).to_vec();
+    let loader = Arc::new(TestLoader { control: Arc::clone(&control) });
+    let registry = Registry::start(options, loader, Arc::new(DecisionLog::new()));
+    let lease = registry.lease("m").await.expect("loads");
+    let engine = lease.model.engine.clone();
     let metrics = Arc::new(Metrics::new("test", "scalar").expect("metrics"));
-    let api = Api::new(registry, metrics, MAX_BODY, vec!["m".into(), "x/slow".into(), "gone".into()]);
+    let api = Api::new(registry.clone(), metrics, MAX_BODY);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("has an address");
     let routes = router(Arc::clone(&api));
     tokio::spawn(async move { axum::serve(listener, routes).await });
-    Server { addr, control, engine, loading: Loading { progress, done, lease } }
-}
-
-fn entry(id: &str, state: ModelState) -> Model {
-    Model {
-        id: id.into(),
-        aliases: vec![format!("{id}:latest")],
-        path: "/proc/self/exe".into(),
-        state,
-        reason: None,
-        file_bytes: 1000,
-        architecture: None,
-        n_params: Some(50),
-        quantization: None,
-        n_ctx_train: Some(100),
-        n_vocab: Some(256),
-        device: None,
-        device_reason: None,
-        context: None,
-        bytes: None,
-        pinned: false,
-        leases: 0,
-        last_use: None,
-    }
+    Server { addr, control, registry, engine, api, _files: dir }
 }
 
 /// An answer as it came.
@@ -266,12 +253,16 @@ pub struct Connection {
     buffer: Vec<u8>,
 }
 
+async fn send(addr: SocketAddr, request: &[u8]) -> Connection {
+    let mut stream = TcpStream::connect(addr).await.expect("connects");
+    stream.write_all(request).await.expect("sends");
+    Connection { stream, buffer: Vec::new() }
+}
+
 impl Server {
     /// Sends bytes as they are.
     pub async fn raw(&self, request: &[u8]) -> Connection {
-        let mut stream = TcpStream::connect(self.addr).await.expect("connects");
-        stream.write_all(request).await.expect("sends");
-        Connection { stream, buffer: Vec::new() }
+        send(self.addr, request).await
     }
 
     /// POSTs JSON.
@@ -290,7 +281,12 @@ impl Server {
 
     /// GETs a path.
     pub async fn get(&self, path: &str) -> Answer {
-        self.raw(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.answer().await
+        Self::get_at(self.addr, path).await
+    }
+
+    /// GETs a path of any server.
+    pub async fn get_at(addr: SocketAddr, path: &str) -> Answer {
+        send(addr, format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.answer().await
     }
 
     /// Waits until the engine has so many requests.

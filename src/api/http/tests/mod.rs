@@ -3,5 +3,6 @@
 mod cancel;
 mod errors;
 mod fixture;
+mod loader;
 mod shapes;
 mod streams;

@@ -147,13 +147,13 @@ async fn the_same_seed_gives_the_same_text_and_choices_differ() {
 async fn models_have_state_and_meta() {
     let s = server().await;
     let v = s.get("/v1/models").await.json();
-    assert_eq!((&v["object"], v["data"].as_array().map(Vec::len)), (&json!("list"), Some(2)));
-    let m = s.get("/v1/models/M:latest").await.json();
-    assert_eq!(m, v["data"][0]);
+    assert_eq!((&v["object"], v["data"].as_array().map(Vec::len)), (&json!("list"), Some(4)));
+    let m = s.get("/v1/models/M").await.json();
+    assert_eq!(m, v["data"][2]);
     assert_eq!((&m["id"], &m["object"], &m["state"]), (&json!("m"), &json!("model"), &json!("ready")));
-    assert_eq!(m["meta"], json!({"n_ctx_train":100,"n_params":50,"size":1000,"n_vocab":256}));
+    assert_eq!(m["meta"], json!({"n_ctx_train":100,"n_params":50,"size":1000,"n_vocab":257}));
     assert!(m["created"].as_u64().is_some_and(|t| t > 1_000_000_000), "{m}");
-    assert_eq!(s.get("/v1/models/x/slow").await.json()["state"], "loading");
+    assert_eq!(s.get("/v1/models/slow").await.json()["state"], "loading");
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn health_is_told_apart() {
     assert_eq!((s.get("/health").await.status, s.get("/live").await.status), (200, 200));
     let ready = s.get("/ready").await;
     assert_eq!(ready.status, 503);
-    assert_eq!(ready.json()["missing"], json!(["x/slow is loading", "gone is not in the catalog"]));
+    assert_eq!(ready.json()["missing"], json!(["slow is loading", "gone is not in the catalog"]));
 }
 
 #[tokio::test]
@@ -209,6 +209,10 @@ async fn metrics_count() {
         r#"rocmforge_ttft_seconds_count{model="m"} 1"#,
         r#"rocmforge_inter_token_seconds_count{model="m"} 2"#,
         r#"rocmforge_queue_seconds_count{model="m"} 1"#,
+        r#"rocmforge_memory_budget_bytes{device="cpu"} 10000"#,
+        r#"rocmforge_memory_reserved_bytes{device="cpu",kind="weights",model="slow"} 1000"#,
+        r#"rocmforge_model_state{model="m",state="ready"} 1"#,
+        r#"rocmforge_engine_requests{model="m",state="running"} 0"#,
     ] {
         assert!(m.body.lines().any(|l| l == line), "{line} is not in\n{}", m.body);
     }

@@ -114,29 +114,53 @@ async fn an_error_after_the_beginning_is_the_last_chunk() {
 #[tokio::test]
 async fn a_load_is_told_in_comments() {
     let s = server().await;
-    s.loading.progress.send_modify(|p| (p.done, p.total, p.eta_s) = (43, 100, 5.5));
+    s.control.load(43, true);
     let mut c = s.post(CHAT, r#"{"model":"slow","messages":[{"role":"user","content":"y"}],"stream":true}"#).await;
     assert_eq!(c.head().await.status, 200);
-    assert_eq!(c.chunk().await, ": loading 43% eta 6s\n\n");
-    s.loading.progress.send_modify(|p| (p.done, p.eta_s) = (90, 1.0));
-    assert_eq!(c.chunk().await, ": loading 90% eta 1s\n\n");
-    s.loading.done.send(Ok(s.loading.lease.clone())).ok().expect("somebody waits");
+    let comment = c.chunk().await;
+    assert!(comment.starts_with(": loading 43% eta ") && comment.ends_with("s\n\n"), "{comment}");
+    s.control.load(90, true);
+    assert!(c.chunk().await.starts_with(": loading 90% eta "));
+    s.control.load(100, true);
     let f = frames(&c.rest().await);
-    assert_eq!(
-        (&f[0]["choices"][0]["delta"]["role"], &f[1]["choices"][0]["delta"]["content"]),
-        (&json!("assistant"), &json!("z"))
-    );
+    let delta = |i: usize| &f[i]["choices"][0]["delta"];
+    assert_eq!((&delta(0)["role"], &delta(1)["content"]), (&json!("assistant"), &json!("z")));
 }
 
 #[tokio::test]
 async fn a_load_that_fails_in_a_stream_is_an_error_chunk() {
     let s = server().await;
-    let mut c = s.post(CHAT, r#"{"model":"slow","messages":[{"role":"user","content":"y"}],"stream":true}"#).await;
+    let body = r#"{"model":"slow","messages":[{"role":"user","content":"y"}],"stream":true}"#;
+    let mut c = s.post(CHAT, body).await;
     assert_eq!(c.head().await.status, 200);
-    assert_eq!(c.chunk().await, ": loading ()\n\n");
-    s.loading.done.send(Err(crate::registry::RegistryError::Failed("no".into()))).ok().expect("somebody waits");
+    assert!(c.chunk().await.starts_with(": loading 0% eta "));
+    s.control.load(0, false);
     let rest = c.rest().await;
-    assert!(rest.starts_with("data: {\"error\":{\"message\":\"no\"") && !rest.contains("DONE"), "{rest}");
+    assert!(rest.starts_with("data: {\"error\":{") && rest.contains("the disk is gone"), "{rest}");
+    assert!(!rest.contains("DONE"), "{rest}");
+    // The next one is told at once, with a status.
+    let a = s.post(CHAT, body).await.answer().await;
+    assert_eq!((a.status, a.header("retry-after").is_some()), (500, true), "{}", a.body);
+}
+
+#[tokio::test]
+async fn a_whole_answer_waits_for_its_model() {
+    let s = server().await;
+    let c = s.post(TEXT, r#"{"model":"slow","prompt":"y"}"#).await;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    s.control.load(100, true);
+    let a = c.answer().await;
+    assert_eq!((a.status, &a.json()["choices"][0]["text"]), (200, &json!("z")));
+}
+
+#[tokio::test]
+async fn a_load_outlives_the_client_that_wanted_it() {
+    let s = server().await;
+    let mut c = s.post(TEXT, r#"{"model":"slow","prompt":"y","stream":true}"#).await;
+    assert_eq!(c.head().await.status, 200);
+    drop(c);
+    s.control.load(100, true);
+    s.registry.lease("slow").await.expect("is loaded");
 }
 
 #[tokio::test]
