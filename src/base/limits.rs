@@ -209,12 +209,3 @@ pub const POOL_SERIAL_ELEMENTS: usize = 8192;
 pub const EVAL_LOGITS_BYTES: usize = 128 << 20;
 /// `rocmforged eval --batch`: most copies, as many as an engine may decode together.
 pub const EVAL_COPIES_MAX: usize = MAX_BATCH_CAP;
-/// Tokens whose products cost a slow CPU as much time as reading the weights once: a step's
-/// deadline counts its bytes once more for each so many tokens.
-pub const STEP_DEADLINE_TOKENS: u32 = 64;
-/// Longest wait for a step at a stretch; between two, an engine looks at its commands.
-pub const STEP_POLL: Duration = Duration::from_millis(50);
-/// A `Retry-After` is no longer than this: the estimate behind it is rough.
-pub const RETRY_AFTER_MAX_SECS: u64 = 600;
-/// What a request is taken to need before the first has ended, for `Retry-After`.
-pub const SERVICE_GUESS: Duration = Duration::from_secs(5);
