@@ -144,11 +144,10 @@ pub(super) mod avx512 {
             } else {
                 _mm512_fnmadd_ps(mins, x.s, off)
             };
-            let codes = codes(block);
             let mut dots = x.start;
-            for j in 0..4 {
+            for (j, (codes, q)) in codes(block).into_iter().zip(x.q).enumerate() {
                 let to = if SUBS == 8 { j % 2 } else { j };
-                dots[to] = _mm512_dpbusd_epi32(dots[to], codes[j], x.q[j]);
+                dots[to] = _mm512_dpbusd_epi32(dots[to], codes, q);
             }
             let mut sum = sum;
             for j in 0..if SUBS == 8 { 2 } else { 4 } {

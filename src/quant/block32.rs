@@ -52,7 +52,7 @@ pub(super) mod avx512 {
         let mut i = 0;
         while i < 16 {
             let at = i / 4 * bytes + from;
-            assert!(at % 2 == 0);
+            assert!(at.is_multiple_of(2));
             index[i] = if at + 1 < 64 { at as u16 / 2 } else { (at - second + 64) as u16 / 2 };
             i += 1;
         }
