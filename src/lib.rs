@@ -5,9 +5,12 @@
 
 pub mod backend;
 pub mod base;
+pub mod daemon;
 pub mod engine;
 pub mod gguf;
 pub mod plan;
 pub mod pool;
+pub mod probe;
 pub mod proto;
 pub mod quant;
+pub mod tokenizer;

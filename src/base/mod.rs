@@ -1,4 +1,5 @@
-//! Common ground: limits and storage. Imports nothing of the crate.
+//! Common ground: limits, names and storage. Imports nothing of the crate.
 
 pub mod limits;
+pub mod name;
 pub mod storage;

@@ -1,5 +1,8 @@
 //! Typed metadata of a GGUF file. Errors name the key, what was found and what was expected.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use thiserror::Error;
 
 /// Strings of an array, in one piece of memory (a vocabulary has 262,144 of them).
@@ -10,6 +13,11 @@ pub struct Strings {
 }
 
 impl Strings {
+    /// No strings yet, with room for `n` of `bytes` bytes together.
+    pub fn with_capacity(n: usize, bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(n) }
+    }
+
     /// Appends a string; GGUF strings are bytes, nearly always UTF-8.
     pub fn push(&mut self, s: &[u8]) {
         self.bytes.extend_from_slice(s);
@@ -134,27 +142,43 @@ pub enum MetaError {
 /// error for one of another type; integers of any width and sign are taken where they fit.
 #[derive(Clone, Debug, Default)]
 pub struct Meta {
-    entries: Vec<(String, Value)>,
+    entries: Vec<(Arc<str>, Value)>,
+    // std's keyed hash: the keys are the file's, and a hostile file must not choose collisions.
+    index: HashMap<Arc<str>, usize>,
 }
 
 impl Meta {
     /// Adds a key; `false` if it is there already (a file with duplicate keys is refused).
     pub fn insert(&mut self, key: String, value: Value) -> bool {
-        if self.get(&key).is_some() {
-            return false;
+        let key: Arc<str> = key.into();
+        match self.index.entry(Arc::clone(&key)) {
+            std::collections::hash_map::Entry::Occupied(_) => false,
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                slot.insert(self.entries.len());
+                self.entries.push((key, value));
+                true
+            }
         }
-        self.entries.push((key, value));
-        true
     }
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v)
+        self.index.get(key).map(|&i| &self.entries[i].1)
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// All keys and values in the file's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.entries.iter().map(|(k, v)| (k.as_str(), v))
+        self.entries.iter().map(|(k, v)| (&**k, v))
     }
 
     /// An integer.
@@ -250,4 +274,40 @@ impl Meta {
 
 fn wrong_type(key: &str, value: &Value, expected: &'static str) -> MetaError {
     MetaError::Type { key: key.to_owned(), found: value.type_name(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn look_ups_are_typed_and_duplicates_refused() {
+        let mut m = Meta::default();
+        assert!(m.insert("a".into(), Value::I64(7)));
+        assert!(m.insert("b".into(), Value::F32(f32::NAN)));
+        assert!(!m.insert("a".into(), Value::Bool(true)));
+        assert_eq!(m.u32("a"), Ok(Some(7)));
+        assert_eq!(m.u32("absent"), Ok(None));
+        assert!(matches!(m.f32("b"), Err(MetaError::Value { .. })));
+        assert_eq!(m.str("a").expect_err("an integer").to_string(), "metadata key `a` is i64, expected a string");
+        m.insert("neg".into(), Value::I32(-1));
+        assert_eq!(
+            m.u32("neg").expect_err("negative").to_string(),
+            "metadata key `neg` is -1: does not fit in 32 bits"
+        );
+        assert_eq!(m.iter().map(|(k, _)| k).collect::<Vec<_>>(), ["a", "b", "neg"]);
+    }
+
+    #[test]
+    fn strings_share_one_blob() {
+        let mut s = Strings::with_capacity(3, 8);
+        for x in ["one", "", "\u{20ac}"] {
+            s.push(x.as_bytes());
+        }
+        assert_eq!(s.len(), 3);
+        assert_eq!(s.get(1), Some(&b""[..]));
+        assert_eq!(s.get(2), Some("\u{20ac}".as_bytes()));
+        assert_eq!(s.get(3), None);
+        assert_eq!(s.iter().map(<[u8]>::len).collect::<Vec<_>>(), [3, 0, 3]);
+    }
 }
