@@ -28,6 +28,7 @@ pub mod stats;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub mod vocabulary;
 
 use std::sync::Arc;
 
@@ -38,18 +39,7 @@ use crate::base::limits::{CACHE_MIN_TOKENS, ENGINE_QUEUE, MAX_BATCH, MAX_BATCH_C
 use crate::plan::cache::CacheGroup;
 use crate::pool::budget::{Budget, Reservation, Shortage};
 use handle::Handle;
-
-/// What an engine needs to know of a tokenizer. It is called for each token generated.
-pub trait Vocabulary: Send + Sync {
-    /// Bytes that the token adds to a text; none for control tokens. May be a part of a character.
-    fn piece(&self, id: u32) -> &[u8];
-    /// Whether the token ends a text.
-    fn is_eog(&self, id: u32) -> bool;
-    /// Tokens that are never to be generated.
-    fn suppressed(&self) -> &[u32] {
-        &[]
-    }
-}
+pub use vocabulary::Vocabulary;
 
 /// What an engine is made from, besides its backend.
 pub struct Options {

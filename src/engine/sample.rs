@@ -235,6 +235,8 @@ mod tests {
         // Temperature 10 would make all equal; the nucleus is the same.
         let hot = Sampling { top_p: 0.6, temperature: 1e6, ..plain() };
         assert_close(&shares(&hot, &l, &[]), &[0.5, 0.5, 0.0, 0.0]);
+        let hot = Sampling { top_k: 3, ..hot };
+        assert_close(&shares(&hot, &l, &[]), &[0.5, 0.5, 0.0, 0.0]);
         // At least one stays.
         assert_close(&shares(&Sampling { top_p: 0.0, ..plain() }, &l, &[]), &[1.0, 0.0, 0.0, 0.0]);
     }
