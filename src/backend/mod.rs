@@ -1,5 +1,7 @@
 //! Backends: what runs a plan. A backend knows ops, buffers and caches, and no model.
 
+pub mod cpu;
+
 use std::time::Duration;
 
 use thiserror::Error;
@@ -26,6 +28,16 @@ pub enum BackendError {
     /// The plan asks for something this backend does not have.
     #[error("{0}")]
     Unsupported(String),
+    /// The batch does not fit the backend or its caches: a mistake of the engine.
+    #[error("bad batch: {0}")]
+    Batch(String),
+    /// The model computed NaN or infinity: damaged weights, or a cache in the state of a failed
+    /// step.
+    #[error("the model computed logits that are not finite (output row {output})")]
+    NotFinite {
+        /// Which entry of `Batch::outputs`.
+        output: usize,
+    },
     /// The device was lost; only its worker can be replaced.
     #[error("device lost: {0}")]
     Lost(String),

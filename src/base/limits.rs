@@ -187,3 +187,19 @@ pub const STEP_POLL: Duration = Duration::from_millis(50);
 pub const RETRY_AFTER_MAX_SECS: u64 = 600;
 /// What a request is taken to need before the first has ended, for `Retry-After`.
 pub const SERVICE_GUESS: Duration = Duration::from_secs(5);
+/// A CPU worker that finds no work spins this long before it parks: longer than the gaps between
+/// the ops of a step, short enough that an idle daemon uses no CPU.
+pub const POOL_SPIN: Duration = Duration::from_micros(50);
+/// An engine that has held the CPU pool this long gives way to others at its next op: long
+/// beside the cost of a change, short beside what a client notices.
+pub const POOL_TURN: Duration = Duration::from_millis(10);
+/// The CPU pool counts as stuck if one engine holds it this long without giving way: the largest
+/// op of the largest step is far below.
+pub const POOL_HELD_MAX: Duration = Duration::from_secs(60);
+/// Element-wise ops of fewer elements (times their cost) run on one thread: a job on all of
+/// them costs about as much as this many additions.
+pub const POOL_SERIAL_ELEMENTS: usize = 8192;
+/// `rocmforged eval`: memory for the logits of a step; a vocabulary of 262,144 gets 128 rows.
+pub const EVAL_LOGITS_BYTES: usize = 128 << 20;
+/// `rocmforged eval --batch`: most copies, as many as an engine may decode together.
+pub const EVAL_COPIES_MAX: usize = MAX_BATCH_CAP;

@@ -39,6 +39,15 @@ impl Slice {
         Self { storage, start, len }
     }
 
+    /// The `len` bytes from `start` of this range, e.g. some rows of a matrix.
+    ///
+    /// # Panics
+    /// If they are not inside this range.
+    pub fn part(&self, start: usize, len: usize) -> Self {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len));
+        Self { storage: Arc::clone(&self.storage), start: self.start + start, len }
+    }
+
     /// The bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8] {

@@ -11,6 +11,7 @@ use super::events::{Events, Request, RequestInfo};
 use super::message::{EngineError, Event, FinishReason, Generate};
 use super::sequence::Sequence;
 use super::stats::{Snapshot, Stats};
+use super::{Options, Vocabulary};
 use crate::base::limits::{RETRY_AFTER_MAX_SECS, SERVICE_GUESS};
 
 /// What an engine takes out of its queue.
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) device: String,
     pub(super) context: u32,
     pub(super) n_vocab: usize,
+    vocabulary: Arc<dyn Vocabulary>,
     pub(super) max_batch: usize,
     /// Requests that may be in the engine: those it works on and those that wait.
     pub(super) max_requests: usize,
@@ -74,12 +76,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn new(options: &super::Options, device: String, n_vocab: usize) -> Self {
+    pub(super) fn new(options: &Options, device: String, n_vocab: usize, vocabulary: Arc<dyn Vocabulary>) -> Self {
         Self {
             model: options.model.clone(),
             device,
             context: options.context,
             n_vocab,
+            vocabulary,
             max_batch: options.max_batch,
             max_requests: options.max_batch + options.queue,
             stats: Stats::default(),
@@ -111,7 +114,8 @@ impl Shared {
 
     /// The engine took a `Wake` out of its queue.
     pub(super) fn woken(&self) {
-        self.wake_queued.store(false, Ordering::Release);
+        // A swap, to see the marks of those who relied on this `Wake`.
+        self.wake_queued.swap(false, Ordering::AcqRel);
     }
 
     pub(super) fn set_busy(&self, deadline: Option<Instant>) {
@@ -220,7 +224,7 @@ impl Handle {
         if shared.is_closed() || shared.stop() != Stop::No {
             return Err(shared.closed_error());
         }
-        let mut sequence = Sequence::new(generate, shared.context, shared.n_vocab)?;
+        let mut sequence = Sequence::new(generate, shared.context, shared.n_vocab, shared.vocabulary.suppressed())?;
         let request = Arc::clone(&sequence.request);
         if sequence.tokens.len() == sequence.max_total {
             // Nothing is to be generated.
@@ -333,15 +337,21 @@ impl Handle {
         &self.shared.device
     }
 
+    /// Tokens of the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        self.shared.n_vocab
+    }
+
     /// Most tokens of a sequence.
     pub fn context(&self) -> u32 {
         self.shared.context
     }
 
     fn wake(&self) {
-        if !self.shared.wake_queued.swap(true, Ordering::AcqRel) {
-            // Full or gone: then the engine is awake, or ended.
-            let _ = self.commands.try_send(Command::Wake);
+        let queued = self.shared.wake_queued.swap(true, Ordering::AcqRel);
+        if !queued && self.commands.try_send(Command::Wake).is_err() {
+            // Full or gone: then the engine will look at its marks anyway, or has ended.
+            self.shared.wake_queued.store(false, Ordering::Release);
         }
     }
 }

@@ -9,6 +9,7 @@
 //! [`sample`] chooses a token from each sequence's logits and [`emit`] turns it into text, which
 //! goes through a [`ring`] to the client's [`events::Events`].
 
+pub mod bench;
 mod blocks;
 pub mod cache;
 pub mod emit;
@@ -44,6 +45,10 @@ pub trait Vocabulary: Send + Sync {
     fn piece(&self, id: u32) -> &[u8];
     /// Whether the token ends a text.
     fn is_eog(&self, id: u32) -> bool;
+    /// Tokens that are never to be generated.
+    fn suppressed(&self) -> &[u32] {
+        &[]
+    }
 }
 
 /// What an engine is made from, besides its backend.

@@ -77,12 +77,10 @@ impl Tree {
         for &i in &self.unused {
             used[i as usize] = false;
         }
-        for i in 0..self.nodes.len() {
-            if used[i] {
-                let bucket = self.bucket(self.nodes[i].parent, &self.nodes[i].tokens);
-                self.nodes[i].bucket = bucket;
-                self.nodes[i].next = std::mem::replace(&mut self.buckets[bucket as usize], i as u32);
-            }
+        for (i, _) in used.iter().enumerate().filter(|(_, used)| **used) {
+            let bucket = self.bucket(self.nodes[i].parent, &self.nodes[i].tokens);
+            self.nodes[i].bucket = bucket;
+            self.nodes[i].next = std::mem::replace(&mut self.buckets[bucket as usize], i as u32);
         }
     }
 

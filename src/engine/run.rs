@@ -56,7 +56,7 @@ pub(super) fn start(
     n_vocab: usize,
     vocabulary: Arc<dyn Vocabulary>,
 ) -> Result<Handle, StartError> {
-    let shared = Arc::new(Shared::new(&options, backend.device(), n_vocab));
+    let shared = Arc::new(Shared::new(&options, backend.device(), n_vocab, Arc::clone(&vocabulary)));
     let cache = CacheOptions {
         owner: options.model,
         budget: options.budget,

@@ -48,8 +48,8 @@ pub struct Sampler {
 
 impl Sampler {
     /// For a request's settings.
-    pub fn new(settings: &Sampling) -> Self {
-        Self { settings: settings.clone(), random: Random::new(settings.seed) }
+    pub fn new(settings: Sampling) -> Self {
+        Self { random: Random::new(settings.seed), settings }
     }
 
     /// Chooses a token. `history` is prompt and text so far. `None` if no logit is a finite
@@ -179,13 +179,13 @@ mod tests {
     }
 
     fn sample(s: &Sampling, logits: &[f32], history: &[u32]) -> Option<u32> {
-        Sampler::new(s).sample(logits, history, &mut Scratch::new(logits.len()))
+        Sampler::new(s.clone()).sample(logits, history, &mut Scratch::new(logits.len()))
     }
 
     /// Shares of `n` draws.
     fn shares(s: &Sampling, logits: &[f32], history: &[u32]) -> Vec<f64> {
         const N: usize = 40_000;
-        let mut sampler = Sampler::new(s);
+        let mut sampler = Sampler::new(s.clone());
         let mut scratch = Scratch::new(logits.len());
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..N {
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_nucleus_may_be_larger_than_first_looked_at() {
         let l = vec![0.0; 10_000];
-        let mut sampler = Sampler::new(&Sampling { top_p: 0.9, ..plain() });
+        let mut sampler = Sampler::new(Sampling { top_p: 0.9, ..plain() });
         let mut scratch = Scratch::new(l.len());
         let tokens: Vec<u32> = (0..2000).map(|_| sampler.sample(&l, &[], &mut scratch).expect("finite")).collect();
         let last = *tokens.iter().max().expect("some");
@@ -281,8 +281,8 @@ mod tests {
     fn penalties_leave_no_trace_in_the_scratch() {
         let mut scratch = Scratch::new(3);
         let s = Sampling { temperature: 0.0, presence_penalty: 5.0, ..plain() };
-        assert_eq!(Sampler::new(&s).sample(&[2.0, 1.0, 0.0], &[0, 0, 1], &mut scratch), Some(2));
-        assert_eq!(Sampler::new(&s).sample(&[2.0, 1.0, 0.0], &[], &mut scratch), Some(0));
+        assert_eq!(Sampler::new(s.clone()).sample(&[2.0, 1.0, 0.0], &[0, 0, 1], &mut scratch), Some(2));
+        assert_eq!(Sampler::new(s.clone()).sample(&[2.0, 1.0, 0.0], &[], &mut scratch), Some(0));
     }
 
     #[test]
@@ -297,7 +297,7 @@ mod tests {
         let l = vec![0.0; 1000];
         let mut scratch = Scratch::new(l.len());
         let mut text = |seed| {
-            let mut sampler = Sampler::new(&Sampling { seed, ..plain() });
+            let mut sampler = Sampler::new(Sampling { seed, ..plain() });
             (0..20).map(|_| sampler.sample(&l, &[], &mut scratch).expect("finite")).collect::<Vec<_>>()
         };
         assert_eq!(text(1), text(1));
@@ -331,7 +331,7 @@ mod tests {
             ("plain", plain()),
             ("greedy", greedy),
         ] {
-            let mut sampler = Sampler::new(&s);
+            let mut sampler = Sampler::new(s.clone());
             let best = (0..10).map(|_| {
                 let start = Instant::now();
                 sampler.sample(&l, &[1, 2, 3], &mut scratch);

@@ -58,8 +58,13 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// Checks a request against the model.
-    pub(super) fn new(generate: Generate, context: u32, n_vocab: usize) -> Result<Self, EngineError> {
+    /// Checks a request against the model; `suppressed` tokens will not be generated.
+    pub(super) fn new(
+        generate: Generate,
+        context: u32,
+        n_vocab: usize,
+        suppressed: &[u32],
+    ) -> Result<Self, EngineError> {
         let n_prompt = generate.prompt.len();
         if n_prompt == 0 {
             return Err(EngineError::Invalid("the prompt is empty".to_owned()));
@@ -75,6 +80,8 @@ impl Sequence {
         let n_new = generate.max_tokens.map_or(most, |n| most.min(n as usize));
         let candidates = generate.logprobs.map_or(0, |n| usize::from(n) + 1);
         let request = Request::new(generate.id, n_prompt as u32, Ring::new(n_new.min(EVENTS_AHEAD), candidates));
+        let mut sampling = generate.sampling;
+        sampling.logit_bias.extend(suppressed.iter().map(|&t| (t, f32::NEG_INFINITY)));
         let mut tokens = generate.prompt;
         tokens.reserve_exact(n_new);
         Ok(Self {
@@ -82,7 +89,7 @@ impl Sequence {
             max_total: n_prompt + n_new,
             n_prompt,
             tokens,
-            sampler: Sampler::new(&generate.sampling),
+            sampler: Sampler::new(sampling),
             emitter: Emitter::new(&generate.stop),
             logprobs: generate.logprobs,
             ignore_eos: generate.ignore_eos,

@@ -5,6 +5,9 @@
 
 pub mod batch;
 pub mod cache;
+pub mod check;
+pub mod display;
+pub mod memory;
 pub mod op;
 
 use crate::base::storage::Slice;

@@ -3,6 +3,8 @@
 //! Buffers are matrices of f32 with one row a token (or one row an output, see [`Rows`]).
 //! A weight is a matrix of `n_rows x n_cols` as GGUF stores it (`n_cols` contiguous), or a vector.
 
+use smallvec::{SmallVec, smallvec};
+
 /// A buffer of the plan: index into `Plan::buffers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BufId(pub u32);
@@ -70,7 +72,7 @@ pub struct Rope {
     pub factors: Option<WeightId>,
     /// YaRN (Peng et al. 2023), if the model asks for it.
     pub yarn: Option<Yarn>,
-    /// Multiplies sine and cosine.
+    /// Multiplies sine and cosine; with YaRN on top of its own `1 + 0.1 ln(1 / freq_scale)`.
     pub attn_factor: f32,
 }
 
@@ -218,4 +220,55 @@ pub enum Op {
         /// Output, as wide as `x`.
         out: BufId,
     },
+}
+
+impl Op {
+    /// What the op does, in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Embed { .. } => "embed",
+            Op::Norm { .. } => "norm",
+            Op::Linear { .. } => "linear",
+            Op::Rope { .. } => "rope",
+            Op::Store { .. } => "store",
+            Op::Attention(_) => "attention",
+            Op::Glu { .. } => "glu",
+            Op::Add { .. } => "add",
+            Op::Scale { .. } => "scale",
+            Op::Softcap { .. } => "softcap",
+            Op::Select { .. } => "select",
+        }
+    }
+
+    /// Buffers whose rows the op reads; one that it changes in place is among them.
+    pub fn reads(&self) -> SmallVec<[BufId; 2]> {
+        match self {
+            Op::Embed { .. } => smallvec![],
+            Op::Norm { x, .. }
+            | Op::Linear { x, .. }
+            | Op::Rope { x, .. }
+            | Op::Scale { x, .. }
+            | Op::Softcap { x, .. }
+            | Op::Select { x, .. } => smallvec![*x],
+            Op::Store { k, v, .. } => smallvec![*k, *v],
+            Op::Attention(a) => smallvec![a.q],
+            Op::Glu { gate, up, .. } => smallvec![*gate, *up],
+            Op::Add { a, b, .. } => smallvec![*a, *b],
+        }
+    }
+
+    /// Buffers whose rows the op writes, all of them and in full.
+    pub fn writes(&self) -> SmallVec<[BufId; 4]> {
+        match self {
+            Op::Embed { out, .. }
+            | Op::Norm { out, .. }
+            | Op::Glu { out, .. }
+            | Op::Add { out, .. }
+            | Op::Select { out, .. } => smallvec![*out],
+            Op::Linear { projections, .. } => projections.iter().map(|p| p.out).collect(),
+            Op::Rope { x, .. } | Op::Scale { x, .. } | Op::Softcap { x, .. } => smallvec![*x],
+            Op::Store { .. } => smallvec![],
+            Op::Attention(a) => smallvec![a.out],
+        }
+    }
 }

@@ -55,30 +55,12 @@ struct State {
     total: u64,
     used: u64,
     holdings: Vec<Holding>,
-    /// Bytes that are counted in `used` and `holdings` already and wait for their owner to
-    /// reserve them: see [`Budget::promise`].
-    promises: Vec<Holding>,
-}
-
-impl State {
-    fn hold(&mut self, owner: &str, kind: Kind, bytes: u64) {
-        self.used += bytes;
-        match self.holdings.iter_mut().find(|h| h.owner == owner && h.kind == kind) {
-            Some(h) => h.bytes += bytes,
-            None if bytes > 0 => self.holdings.push(Holding { owner: owner.to_owned(), kind, bytes }),
-            None => {}
-        }
-    }
-
-    fn promised(&mut self, owner: &str, kind: Kind) -> Option<&mut Holding> {
-        self.promises.iter_mut().find(|h| h.owner == owner && h.kind == kind)
-    }
 }
 
 impl Budget {
     /// An empty ledger with a budget of `total` bytes.
     pub fn new(total: u64) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { total, used: 0, holdings: Vec::new(), promises: Vec::new() }) })
+        Arc::new(Self { state: Mutex::new(State { total, used: 0, holdings: Vec::new() }) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -92,38 +74,17 @@ impl Budget {
     pub fn reserve(self: &Arc<Self>, owner: &str, kind: Kind, bytes: u64) -> Result<Reservation, Shortage> {
         let mut s = self.lock();
         let free = s.total.saturating_sub(s.used);
-        let promised = s.promised(owner, kind).map_or(0, |p| p.bytes.min(bytes));
-        if bytes - promised > free {
-            return Err(Shortage { needed: bytes, free: free + promised, total: s.total });
-        }
-        if let Some(p) = s.promised(owner, kind) {
-            p.bytes -= promised;
-        }
-        s.hold(owner, kind, bytes - promised);
-        drop(s);
-        Ok(Reservation { budget: Arc::clone(self), owner: owner.to_owned(), kind, bytes })
-    }
-
-    /// Sets `bytes` aside that `owner` will reserve later, in pieces: its reservations of that
-    /// kind are served from the promise first, so that what admission granted cannot be taken by
-    /// another model's growth in between. An owner has at most one promise of a kind at a time;
-    /// a second one adds to it.
-    ///
-    /// # Errors
-    /// [`Shortage`] if they do not fit.
-    pub fn promise(self: &Arc<Self>, owner: &str, kind: Kind, bytes: u64) -> Result<Promise, Shortage> {
-        let mut s = self.lock();
-        let free = s.total.saturating_sub(s.used);
         if bytes > free {
             return Err(Shortage { needed: bytes, free, total: s.total });
         }
-        s.hold(owner, kind, bytes);
-        match s.promised(owner, kind) {
-            Some(p) => p.bytes += bytes,
-            None => s.promises.push(Holding { owner: owner.to_owned(), kind, bytes }),
+        s.used += bytes;
+        match s.holdings.iter_mut().find(|h| h.owner == owner && h.kind == kind) {
+            Some(h) => h.bytes += bytes,
+            None if bytes == 0 => {}
+            None => s.holdings.push(Holding { owner: owner.to_owned(), kind, bytes }),
         }
         drop(s);
-        Ok(Promise { budget: Arc::clone(self), owner: owner.to_owned(), kind })
+        Ok(Reservation { budget: Arc::clone(self), owner: owner.to_owned(), kind, bytes })
     }
 
     /// Bytes that `owner` holds, of every kind.
@@ -158,18 +119,7 @@ impl Budget {
     }
 
     fn give_back(&self, owner: &str, kind: Kind, bytes: u64) {
-        Self::release(&mut self.lock(), owner, kind, bytes);
-    }
-
-    fn end_promise(&self, owner: &str, kind: Kind) {
         let mut s = self.lock();
-        if let Some(i) = s.promises.iter().position(|h| h.owner == owner && h.kind == kind) {
-            let left = s.promises.swap_remove(i).bytes;
-            Self::release(&mut s, owner, kind, left);
-        }
-    }
-
-    fn release(s: &mut State, owner: &str, kind: Kind, bytes: u64) {
         s.used -= bytes;
         if let Some(i) = s.holdings.iter().position(|h| h.owner == owner && h.kind == kind) {
             s.holdings[i].bytes -= bytes;
@@ -202,20 +152,6 @@ impl Reservation {
     }
 }
 
-/// Bytes set aside for an owner; dropping it gives back what the owner did not reserve.
-#[derive(Debug)]
-pub struct Promise {
-    budget: Arc<Budget>,
-    owner: String,
-    kind: Kind,
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        self.budget.end_promise(&self.owner, self.kind);
-    }
-}
-
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.give_back(&self.owner, self.kind, self.bytes);
@@ -235,6 +171,7 @@ mod tests {
         let e = b.reserve("b", Kind::Cache, 41).expect_err("does not fit");
         assert_eq!(e, Shortage { needed: 41, free: 40, total: 100 });
         let r2 = b.reserve("a", Kind::Weights, 40).expect("fits exactly");
+        assert_eq!((b.held_by("a"), b.held_by("b")), (100, 0));
         assert_eq!(b.holdings(), [Holding { owner: "a".into(), kind: Kind::Weights, bytes: 100 }]);
         drop(r);
         assert_eq!((b.used(), b.free()), (40, 60));
@@ -242,55 +179,22 @@ mod tests {
         assert!(b.holdings().is_empty());
     }
 
-    #[test]
-    fn a_promise_is_kept_for_its_owner_and_its_rest_comes_back() {
-        let b = Budget::new(100);
-        let p = b.promise("a", Kind::Cache, 50).expect("fits");
-        assert_eq!((b.used(), b.held_by("a")), (50, 50));
-        b.reserve("b", Kind::Cache, 51).expect_err("the promise is not for b");
-        b.reserve("a", Kind::Weights, 51).expect_err("nor for another kind");
-        let r = b.reserve("a", Kind::Cache, 30).expect("from the promise");
-        assert_eq!(b.used(), 50, "counted once");
-        let more = b.reserve("a", Kind::Cache, 60).expect("20 promised, 40 free");
-        assert_eq!(b.used(), 90);
-        drop(more);
-        drop(p);
-        assert_eq!((b.used(), b.held_by("a")), (30, 30));
-        let p = b.promise("a", Kind::Cache, 70).expect("fits exactly");
-        let r2 = b.reserve("a", Kind::Cache, 10).expect("from the promise");
-        drop(p);
-        assert_eq!(b.used(), 40, "60 of 70 were not reserved");
-        drop((r, r2));
-        assert!(b.holdings().is_empty());
-    }
-
     proptest! {
         #[test]
-        fn the_sum_is_right_whatever_happens(ops in prop::collection::vec((0u8..4, 0usize..3, 0usize..2, 0u64..60), 1..200)) {
+        fn the_sum_is_right_whatever_happens(ops in prop::collection::vec((any::<bool>(), 0usize..3, 0usize..2, 0u64..60), 1..200)) {
             let b = Budget::new(200);
-            let (mut held, mut promised) = (Vec::new(), Vec::new());
-            for (op, owner, kind, bytes) in ops {
-                let owner = ["a", "b", "c"][owner];
-                let kind = [Kind::Weights, Kind::Cache][kind];
-                match op {
-                    0 | 1 => held.extend(b.reserve(owner, kind, bytes)),
-                    2 if promised.iter().all(|(o, k, _)| (*o, *k) != (owner, kind)) => {
-                        promised.extend(b.promise(owner, kind, bytes).map(|p| (owner, kind, p)));
-                    }
-                    2 => promised.retain(|(o, k, _)| (*o, *k) != (owner, kind)),
-                    _ if !held.is_empty() => drop(held.swap_remove(bytes as usize % held.len())),
-                    _ => {}
+            let mut held: Vec<Reservation> = Vec::new();
+            for (take, owner, kind, bytes) in ops {
+                if take {
+                    held.extend(b.reserve(["a", "b", "c"][owner], [Kind::Weights, Kind::Cache][kind], bytes));
+                } else if !held.is_empty() {
+                    drop(held.swap_remove(bytes as usize % held.len()));
                 }
                 prop_assert!(b.used() <= b.total());
-                prop_assert_eq!(b.holdings().iter().map(|h| h.bytes).sum::<u64>(), b.used());
-                let reserved: u64 = held.iter().map(Reservation::bytes).sum();
-                prop_assert!(reserved <= b.used());
-                if promised.is_empty() {
-                    prop_assert_eq!(reserved, b.used());
-                }
+                prop_assert_eq!(b.used(), held.iter().map(Reservation::bytes).sum::<u64>());
+                prop_assert_eq!(b.used(), ["a", "b", "c"].iter().map(|o| b.held_by(o)).sum::<u64>());
             }
-            drop((held, promised));
-            prop_assert_eq!(b.used(), 0);
+            drop(held);
             prop_assert!(b.holdings().is_empty());
         }
     }

@@ -2,12 +2,39 @@
 //!
 //! One file a type holds its layout, the reference dequantize (bit-exact with ggml), the
 //! scalar kernels and those of each CPU tier. [`Format`] is the row that joins them; adding
-//! a type is one file and one word in [`GgmlType::format`].
+//! a type is one file and one word in [`GgmlType::format`]. What types share stands beside
+//! them: [`scalar`] for every block size, `block32` and `block256` for the vector tiers.
 //!
 //! Every quantized format is, block by block, `w = scale * code - min` with an unsigned 8-bit
 //! code and one `(scale, min)` pair for each [`SUB`] weights. [`Format::unpack`] brings a row
 //! into that form once; the prefill GEMM of every tier works on it, whatever the format.
 //! [`Format::dot`] multiplies rows as they lie in the file with a quantized activation: decode.
+
+mod activation;
+#[cfg(target_arch = "x86_64")]
+mod block256;
+#[cfg(target_arch = "x86_64")]
+mod block32;
+mod float;
+mod format;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod scalar;
+#[cfg(test)]
+mod speed;
+#[cfg(test)]
+mod tests;
+
+pub use activation::{GROUP, Q8, Q8Buf, quantize};
+pub use format::Format;
 
 use thiserror::Error;
 
@@ -108,6 +135,27 @@ impl GgmlType {
             return None;
         }
         (n / elements as u64).checked_mul(bytes as u64)
+    }
+
+    /// The kernels of this type; `None` if ROCmForge knows the type but cannot compute with it.
+    pub fn format(self) -> Option<&'static Format> {
+        use GgmlType::*;
+        Some(match self {
+            F32 => &float::F32,
+            F16 => &float::F16,
+            BF16 => &float::BF16,
+            Q4_0 => &q4_0::FORMAT,
+            Q4_1 => &q4_1::FORMAT,
+            Q5_0 => &q5_0::FORMAT,
+            Q5_1 => &q5_1::FORMAT,
+            Q8_0 => &q8_0::FORMAT,
+            Q2_K => &q2_k::FORMAT,
+            Q3_K => &q3_k::FORMAT,
+            Q4_K => &q4_k::FORMAT,
+            Q5_K => &q5_k::FORMAT,
+            Q6_K => &q6_k::FORMAT,
+            _ => return None,
+        })
     }
 
     /// (name, elements of a block, bytes of a block), from ggml's `type_traits` table.

@@ -12,8 +12,8 @@ use super::command::{Command, Done, Effect};
 use super::core::Core;
 use super::loader::{Job, LoadError, Loader, Prepared, Reporter, Resident};
 use super::memory;
-use super::outcome::look;
 use super::nothing_evicted;
+use super::outcome::look;
 use crate::base::limits::{CANCEL_WAIT, REGISTRY_QUEUE, STOP_WAIT};
 use crate::pool::budget::Budget;
 use crate::proto::admin::{Evicted, Phase};
@@ -129,7 +129,11 @@ fn tear_down<M: Resident>(id: String, model: Arc<M>, budget: &Budget, held: u64,
     Done::Gone { evicted: Evicted { id: id.clone(), private_before, private_after, device_freed: 0, ledger_freed }, id }
 }
 
-fn inspect<M: Resident>(loader: &dyn Loader<M>, job: &Job, reporter: &Reporter) -> Result<Box<dyn Prepared<M>>, LoadError> {
+fn inspect<M: Resident>(
+    loader: &dyn Loader<M>,
+    job: &Job,
+    reporter: &Reporter,
+) -> Result<Box<dyn Prepared<M>>, LoadError> {
     caught(|| loader.inspect(job, reporter))
 }
 

@@ -109,9 +109,13 @@ pub fn passed(files: &[(fs::File, String)]) -> std::io::Result<Found> {
 fn magic(path: &Path) -> Result<(), String> {
     let mut start = [0u8; 4];
     match fs::File::open(path).and_then(|mut f| f.read_exact(&mut start)) {
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err("not a GGUF file: it is empty or cut off".to_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err("not a GGUF file: it is empty or cut off".to_owned())
+        }
         Err(e) => Err(format!("cannot be read: {e}")),
-        Ok(()) if &start != b"GGUF" => Err("not a GGUF file: it does not begin with `GGUF` (an unfinished download?)".to_owned()),
+        Ok(()) if &start != b"GGUF" => {
+            Err("not a GGUF file: it does not begin with `GGUF` (an unfinished download?)".to_owned())
+        }
         Ok(()) => Ok(()),
     }
 }
@@ -128,7 +132,8 @@ fn walk(dir: &Path, depth: usize, scan: &mut Scan) {
     paths.sort();
     for path in paths {
         if scan.found.len() >= CATALOG_MAX {
-            scan.problems.push(format!("{}: more than {CATALOG_MAX} model files; the rest is not listed", dir.display()));
+            scan.problems
+                .push(format!("{}: more than {CATALOG_MAX} model files; the rest is not listed", dir.display()));
             return;
         }
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
@@ -219,7 +224,15 @@ mod tests {
         let all: Vec<_> = scan.found.iter().map(|f| (f.id.as_str(), f.bytes, f.problem.is_some())).collect();
         assert_eq!(
             all,
-            [("a", 9, false), ("empty", 0, true), ("half", 5, true), ("s", 14, false), ("b", 4, false), ("t", 4, true), ("u", 4, true)]
+            [
+                ("a", 9, false),
+                ("empty", 0, true),
+                ("half", 5, true),
+                ("s", 14, false),
+                ("b", 4, false),
+                ("t", 4, true),
+                ("u", 4, true)
+            ]
         );
         let problem = |id: &str| scan.found.iter().find(|f| f.id == id).and_then(|f| f.problem.clone()).expect("one");
         assert!(problem("t").starts_with("part 2 of 2 is missing"), "{}", problem("t"));

@@ -254,9 +254,9 @@ impl<M: Resident> Core<M> {
             }
             live.seen = leases;
             let Some(model) = &live.model else { continue };
-            let ill = model.failed().or_else(|| {
-                model.late().map(|late| format!("its step is {} s past its deadline", late.as_secs()))
-            });
+            let ill = model
+                .failed()
+                .or_else(|| model.late().map(|late| format!("its step is {} s past its deadline", late.as_secs())));
             match &mut live.leaving {
                 None => {
                     if let Some(reason) = ill {
@@ -292,7 +292,12 @@ impl<M: Resident> Core<M> {
             wake.push(now);
         }
         for (id, ttl) in expired {
-            self.log.record("evict", Some(&id), None, format!("{id} was idle for its time to live of {} s", ttl.as_secs()));
+            self.log.record(
+                "evict",
+                Some(&id),
+                None,
+                format!("{id} was idle for its time to live of {} s", ttl.as_secs()),
+            );
             self.part(&id, false, now, None);
             wake.push(now);
         }

@@ -225,7 +225,9 @@ async fn look(path: &str) -> Result<(Source, catalog::Found), RegistryError> {
     let path = path.to_owned();
     let error = |path: String, why: String| RegistryError::File { path, why };
     let looked = spawn_blocking(move || {
-        catalog::look(Path::new(&path)).map(|f| (Source::Path(f.path.clone()), f)).map_err(|e| error(path, e.to_string()))
+        catalog::look(Path::new(&path))
+            .map(|f| (Source::Path(f.path.clone()), f))
+            .map_err(|e| error(path, e.to_string()))
     });
     looked.await.map_err(|e| RegistryError::Invalid(e.to_string()))?
 }

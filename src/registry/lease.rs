@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::error::RegistryError;
-use super::loader::{Progress, Resident};
 use super::loaded::Loaded;
+use super::loader::{Progress, Resident};
 
 /// The count of a model's leases. Only the actor adds; dropping a lease subtracts and rings, so
 /// that no channel can be full when a request ends.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::policy::admission::Need;
 use crate::policy::placement::Use;
-use crate::pool::budget::{Budget, Kind, Promise, Reservation, Shortage};
+use crate::pool::budget::{Budget, Kind, Reservation, Shortage};
 use crate::proto::admin::{ModelStats, Phase, RequestInfo};
 
 /// Where a model's bytes come from.
@@ -162,9 +162,8 @@ pub struct Grant {
     pub budget: Arc<Budget>,
     /// Weights, activations and tables: kept while the model lives.
     pub held: Vec<Reservation>,
-    /// The smallest caches, which the engine reserves itself (as the same owner): dropped once it
-    /// has.
-    pub cache: Option<Promise>,
+    /// The smallest caches, for the engine.
+    pub cache: Option<Reservation>,
 }
 
 impl Grant {
@@ -184,7 +183,7 @@ impl Grant {
         }
         let cache = match need.cache {
             0 => None,
-            bytes => Some(budget.promise(owner, Kind::Cache, bytes).map_err(short)?),
+            bytes => Some(budget.reserve(owner, Kind::Cache, bytes).map_err(short)?),
         };
         Ok(Self { site, budget: Arc::clone(budget), held, cache })
     }

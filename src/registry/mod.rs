@@ -21,6 +21,8 @@ pub mod loader;
 mod memory;
 mod outcome;
 mod room;
+#[cfg(test)]
+mod tests;
 mod verbs;
 mod view;
 

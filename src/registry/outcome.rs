@@ -102,9 +102,12 @@ impl<M: Resident> Core<M> {
             return;
         }
         let unknown = |e: &&Entry<M>| e.facts.is_none() && e.problem.is_none() && e.load.is_none() && e.live.is_none();
-        let Some(entry) = self.entries.values().find(|e| !e.shows.is_empty()).or_else(|| {
-            self.entries.values().filter(unknown).find(|e| e.failure.is_none())
-        }) else {
+        let Some(entry) = self
+            .entries
+            .values()
+            .find(|e| !e.shows.is_empty())
+            .or_else(|| self.entries.values().filter(unknown).find(|e| e.failure.is_none()))
+        else {
             return;
         };
         let job = Job { id: entry.id.clone(), source: entry.source.clone(), wanted: entry.wanted.clone() };
@@ -119,13 +122,7 @@ impl<M: Resident> Core<M> {
         (told, Failure { reason, at: now })
     }
 
-    fn inspected(
-        &mut self,
-        id: &str,
-        number: u64,
-        result: Result<Box<dyn Prepared<M>>, LoadError>,
-        now: Instant,
-    ) {
+    fn inspected(&mut self, id: &str, number: u64, result: Result<Box<dyn Prepared<M>>, LoadError>, now: Instant) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.load.as_ref().is_none_or(|l| l.number != number) {
             return;
@@ -179,7 +176,8 @@ impl<M: Resident> Core<M> {
 
     fn started(&mut self, id: &str, number: u64, result: Result<M, LoadError>, now: Instant) {
         let shutting_down = self.drain.is_some();
-        let Some(entry) = self.entries.get_mut(id).filter(|e| e.load.as_ref().is_some_and(|l| l.number == number)) else {
+        let Some(entry) = self.entries.get_mut(id).filter(|e| e.load.as_ref().is_some_and(|l| l.number == number))
+        else {
             return;
         };
         let model = match result {
@@ -242,7 +240,7 @@ impl<M: Resident> Core<M> {
             self.part(id, false, now, None);
         }
         for reply in load.evictors.drain(..) {
-            self.part(id, true, now, Some(reply));
+            self.part(id, false, now, Some(reply));
         }
     }
 

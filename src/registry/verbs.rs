@@ -57,7 +57,8 @@ impl<M: Resident> Core<M> {
                 reply.send(hit.map(|_| ()).ok_or(RegistryError::NoRequest { id })).ok();
             }
             Command::Late { reply } => {
-                let late = |(id, m): (String, Arc<M>)| m.late().map(|l| format!("{id}: its step is {} s late", l.as_secs()));
+                let late =
+                    |(id, m): (String, Arc<M>)| m.late().map(|l| format!("{id}: its step is {} s late", l.as_secs()));
                 reply.send(Ok(self.residents().filter_map(late).collect())).ok();
             }
             Command::Unready { reply } => {
@@ -243,7 +244,9 @@ impl<M: Resident> Core<M> {
     fn apply(&mut self, id: &str, request: &LoadRequest) -> Result<Wanted, RegistryError> {
         let device = match request.device.as_deref() {
             None => None,
-            Some(d) => Some(Use::parse(d).ok_or_else(|| RegistryError::Invalid(format!("device `{d}`: it is auto, gpu or cpu")))?),
+            Some(d) => Some(
+                Use::parse(d).ok_or_else(|| RegistryError::Invalid(format!("device `{d}`: it is auto, gpu or cpu")))?,
+            ),
         };
         if request.ctx == Some(0) {
             return Err(RegistryError::Invalid("a context of 0 tokens".to_owned()));

@@ -138,7 +138,12 @@ impl<M: Resident> Core<M> {
             listen: self.options.listen.clone(),
             device: usable.map_or_else(String::new, |s| format!("{}: {}", s.description, s.reason)),
             devices: self.devices(),
-            models: self.entries.values().filter(|e| e.state() != ModelState::Absent && (e.problem.is_none() || e.live.is_some())).map(|e| self.view(e)).collect(),
+            models: self
+                .entries
+                .values()
+                .filter(|e| e.state() != ModelState::Absent && (e.problem.is_none() || e.live.is_some()))
+                .map(|e| self.view(e))
+                .collect(),
             private_bytes: memory::UNKNOWN,
         }
     }

@@ -77,7 +77,7 @@ impl Backend for Counter {
 
     fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
         self.n_outputs = batch.outputs.len();
-        self.counts.lock().unwrap().push((N_ALLOCATIONS.get(), batch.spans.len()));
+        self.counts.lock().expect("not poisoned").push((N_ALLOCATIONS.get(), batch.spans.len()));
         Ok(())
     }
 
@@ -118,7 +118,8 @@ fn decoding_does_not_allocate() {
         counts: Arc::clone(&counts),
     };
     let options = Options::new("counted", 4096, Budget::new(1 << 30));
-    let handle = start(options, Box::new(backend), &[group(None), group(Some(100))], N_VOCAB, Arc::new(Words)).unwrap();
+    let handle =
+        start(options, Box::new(backend), &[group(None), group(Some(100))], N_VOCAB, Arc::new(Words)).expect("starts");
     let settings = [
         Sampling::default(),
         Sampling { temperature: 0.0, ..Sampling::default() },
@@ -137,10 +138,10 @@ fn decoding_does_not_allocate() {
                 ignore_eos: false,
                 cache_prompt: true,
             };
-            handle.submit(generate).unwrap()
+            handle.submit(generate).expect("accepted")
         })
         .collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         for mut events in all {
             while let Some(event) = events.recv().await {
@@ -148,7 +149,7 @@ fn decoding_does_not_allocate() {
             }
         }
     });
-    let counts = counts.lock().unwrap();
+    let counts = counts.lock().expect("not poisoned");
     // Between two steps with all sequences nothing arrived and nothing ended.
     let full: Vec<_> = counts.windows(2).filter(|w| w[0].1 == N_SEQUENCES && w[1].1 == N_SEQUENCES).collect();
     assert!(full.len() > N_STEPS / 2, "{} steps with all sequences", full.len());

@@ -126,7 +126,7 @@ pub fn greedy(groups: &[CacheGroup], prompt: &[u32], n: usize) -> Vec<u32> {
     let mut text = prompt.to_vec();
     for _ in 0..n {
         let row = reference(groups, &text);
-        let best = (0..N_VOCAB).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("a vocabulary");
+        let best = (0..SUPPRESSED as usize).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("a vocabulary");
         text.push(best as u32);
         if best as u32 == EOG {
             break;
@@ -220,6 +220,9 @@ impl Backend for Fake {
     }
 }
 
+/// A token that is never generated, though the fake may like it best.
+pub const SUPPRESSED: u32 = 63;
+
 /// 0 ends a text; 1 to 26 are letters, then parts of a crab, an A that is not UTF-8's, others.
 pub struct Pieces(Vec<Vec<u8>>);
 
@@ -244,6 +247,10 @@ impl Vocabulary for Pieces {
 
     fn is_eog(&self, id: u32) -> bool {
         id == EOG
+    }
+
+    fn suppressed(&self) -> &[u32] {
+        &[SUPPRESSED]
     }
 }
 

@@ -196,6 +196,15 @@ async fn end_tokens_can_be_ignored() {
 }
 
 #[tokio::test]
+async fn suppressed_tokens_do_not_come() {
+    let (handle, _) = Setup::plain().script(1, &[1, SUPPRESSED, 2]).start();
+    let mut r = request(&[1], 3);
+    r.ignore_eos = true;
+    let ids = run(&handle, r).await.ids();
+    assert!(ids[0] == 1 && ids[1] != SUPPRESSED && ids[2] == 2, "{ids:?}");
+}
+
+#[tokio::test]
 async fn the_context_is_the_end() {
     let mut setup = Setup::plain().script(10, &[1; 100]);
     setup.options.context = 50;

@@ -1,0 +1,144 @@
+//! The GEMM's stages for float weights: an f32 panel and fused multiply-adds.
+
+use std::ops::Range;
+
+use super::super::math::fma;
+use super::super::tiered;
+use super::{FLOAT_CHUNK, LANES, Matrix, Sums, TOKENS};
+use crate::simd::Tier;
+
+/// A chunk of rows as f32.
+pub struct Panel {
+    /// For each column the weights of two groups of rows.
+    columns: Vec<Column>,
+    /// Rows as they come.
+    rows: Vec<f32>,
+    n: usize,
+}
+
+/// One weight of each row of the panel.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+pub struct Column(pub [[f32; LANES]; 2]);
+
+impl Panel {
+    /// Bytes that [`Panel::new`] allocates.
+    pub const BYTES: usize = FLOAT_CHUNK * size_of::<Column>() + LANES * FLOAT_CHUNK * 4;
+
+    /// An empty panel.
+    pub fn new() -> Self {
+        Self { columns: vec![Column([[0.0; LANES]; 2]); FLOAT_CHUNK], rows: vec![0.0; LANES * FLOAT_CHUNK], n: 0 }
+    }
+
+    /// Unpacks weights `from .. from + len` of `rows` (missing ones are zero).
+    pub fn unpack(&mut self, tier: Tier, weight: Matrix<'_>, rows: Range<usize>, from: usize, len: usize) {
+        self.n = len;
+        for group in 0..2 {
+            for lane in 0..LANES {
+                let row = rows.start + group * LANES + lane;
+                let out = &mut self.rows[lane * FLOAT_CHUNK..][..len];
+                if row < rows.end {
+                    weight.format.to_f32(tier, weight.part(row, from, len), out);
+                } else {
+                    out.fill(0.0);
+                }
+            }
+            for (i, column) in self.columns[..len].iter_mut().enumerate() {
+                for (lane, to) in column.0[group].iter_mut().enumerate() {
+                    *to = self.rows[lane * FLOAT_CHUNK + i];
+                }
+            }
+        }
+    }
+
+    /// Adds the product of the panel with the first `tokens` tokens of `x` to `sums`.
+    pub fn multiply(&self, tier: Tier, x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums) {
+        multiply(tier, &self.columns[..self.n], x, tokens, sums);
+    }
+}
+
+/// Adds to `sums` the products of each column of `w` with the element of the same number of each
+/// of the first `tokens` tokens of `x`. Attention uses it too: keys and values are its columns.
+pub fn multiply(tier: Tier, w: &[Column], x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums) {
+    assert_eq!(w.len(), x.len());
+    #[cfg(target_arch = "x86_64")]
+    if let Some(token) = tier.avx512() {
+        return crate::simd::enter!(Avx512, token => x86::multiply512(
+            w: &[Column], x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums));
+    }
+    for (group, sums) in sums.iter_mut().enumerate() {
+        for (i, sums) in sums.iter_mut().enumerate().take(tokens) {
+            one_token(tier, w, x, group, i, sums);
+        }
+    }
+}
+
+tiered!(
+    /// One token by 16 rows.
+    fn one_token(w: &[Column], x: &[[f32; TOKENS]], group: usize, i: usize, sums: &mut [f32; LANES]) = one_token_body
+);
+
+#[inline(always)]
+fn one_token_body<const FUSED: bool>(
+    w: &[Column],
+    x: &[[f32; TOKENS]],
+    group: usize,
+    i: usize,
+    sums: &mut [f32; LANES],
+) {
+    let mut lanes = *sums;
+    for (w, x) in w.iter().zip(x) {
+        for lane in 0..LANES {
+            lanes[lane] = fma::<FUSED>(w.0[group][lane], x[i], lanes[lane]);
+        }
+    }
+    *sums = lanes;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::{Sums, TOKENS};
+    use super::Column;
+    use crate::simd::x86::*;
+
+    /// [`super::multiply`].
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub fn multiply512(w: &[Column], x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums) {
+        match tokens {
+            1 => tile::<1>(w, x, sums),
+            2 => tile::<2>(w, x, sums),
+            3 => tile::<3>(w, x, sums),
+            4 => tile::<4>(w, x, sums),
+            5 => tile::<5>(w, x, sums),
+            _ => tile::<TOKENS>(w, x, sums),
+        }
+    }
+
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn tile<const N: usize>(w: &[Column], x: &[[f32; TOKENS]], sums: &mut Sums) {
+        let mut sum = [[_mm512_setzero_ps(); N]; 2];
+        for r in 0..2 {
+            for i in 0..N {
+                sum[r][i] = load512_ps(&sums[r][i]);
+            }
+        }
+        for (w, x) in w.iter().zip(x) {
+            let w = [load512_ps(&w.0[0]), load512_ps(&w.0[1])];
+            for i in 0..N {
+                let x = _mm512_set1_ps(x[i]);
+                for r in 0..2 {
+                    sum[r][i] = _mm512_fmadd_ps(w[r], x, sum[r][i]);
+                }
+            }
+        }
+        for r in 0..2 {
+            for i in 0..N {
+                store512_ps(&mut sums[r][i], sum[r][i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Q5_K: 256 weights in 176 bytes, 5.5 bits each. `w = d * scale * code - dmin * min`, with one
+//! pair of 6-bit scale and min for 32 weights.
+//!
+//! | byte | |
+//! |---|---|
+//! | 0 | `d`, f16 |
+//! | 2 | `dmin`, f16 |
+//! | 4 | 12 bytes of scales and mins, as in Q4_K |
+//! | 16 | 32 bytes: bit `j` of byte `i` is bit 4 of code `32 * j + i` |
+//! | 48 | 128 bytes: in each 32 bytes the low nibbles belong to 32 codes, the high nibbles to the next 32 |
+
+#[cfg(target_arch = "x86_64")]
+use super::block256::{avx2, avx512};
+use super::format::coded;
+use super::q4_k::scale_min;
+#[cfg(target_arch = "x86_64")]
+use super::q4_k::{pairs_avx2, pairs_avx512};
+use super::scalar::f16_at;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86::{load256, part, twice256};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+coded!(Q5_K, block256 subs 8, bytes 176, elements 256, step 176, offset 0);
+
+fn dequantize_block(block: &[u8; 176], out: &mut [f32; 256]) {
+    let (mut codes, mut scales, mut mins) = ([0; 256], [0.0; 16], [0.0; 16]);
+    unpack_block(block, &mut codes, &mut scales, &mut mins);
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = scales[i / 16] * f32::from(codes[i]) - mins[i / 16];
+    }
+}
+
+fn unpack_block(block: &[u8; 176], codes: &mut [u8; 256], scales: &mut [f32], mins: &mut [f32]) {
+    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
+    for (i, (scales, mins)) in scales.chunks_mut(2).zip(mins.chunks_mut(2)).enumerate() {
+        let (scale, min) = scale_min(&block[4..16], i);
+        scales.fill(d * f32::from(scale));
+        mins.fill(dmin * f32::from(min));
+    }
+    for (i, code) in codes.iter_mut().enumerate() {
+        let low = block[48 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+        *code = low | (block[16 + i % 32] >> (i / 32) & 1) << 4;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn codes_avx512(block: &[u8; 176]) -> avx512::Codes {
+    let bits = twice256(part(block, 16));
+    // Bits 2i and 2i + 1 of `bits` become bit 4 of vector i.
+    let codes = |i: i64| {
+        let low = avx512::shift_halves(twice256(part(block, 48 + i as usize * 32)), 0, 4);
+        avx512::merge(15, low, avx512::rotate_halves(bits, 4 - 2 * i, 3 - 2 * i), 31)
+    };
+    [codes(0), codes(1), codes(2), codes(3)]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scales_avx512(block: &[u8; 176]) -> avx512::Scales {
+    pairs_avx512(part(block, 0))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn codes_avx2(block: &[u8; 176]) -> avx2::Codes {
+    let bits = load256(part(block, 16));
+    let mut codes = [_mm256_setzero_si256(); 8];
+    for (i, codes) in codes.iter_mut().enumerate() {
+        let low = avx2::field(load256(part(block, 48 + i / 2 * 32)), i as i32 % 2 * 4, 15);
+        *codes = _mm256_or_si256(low, avx2::field(bits, i as i32 - 4, 16));
+    }
+    codes
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_avx2(block: &[u8; 176]) -> avx2::Scales {
+    pairs_avx2(part(block, 0))
+}

@@ -1,0 +1,131 @@
+//! Tests of the registry with simulated models: bytes in a ledger, delays, failures.
+
+mod actor;
+mod sim;
+mod stories;
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::loader::{Facts, Grant, LoadError, Prepared, Reporter, Resident};
+use super::{Options, Site};
+use crate::policy::admission::Need;
+use crate::policy::placement::SiteKind;
+use crate::pool::budget::{Budget, Kind, Reservation};
+use crate::proto::admin::{ModelStats, RequestInfo};
+
+/// A model that computes nothing and holds what it was granted.
+#[derive(Debug)]
+pub(super) struct Fake {
+    pub id: String,
+    pub failed: Mutex<Option<String>>,
+    pub aborted: AtomicBool,
+    budget: Arc<Budget>,
+    grown: Mutex<Vec<Reservation>>,
+    _held: Vec<Reservation>,
+}
+
+impl Fake {
+    pub fn new(id: &str, grant: Grant) -> Self {
+        let Grant { budget, mut held, cache, .. } = grant;
+        held.extend(cache);
+        Self {
+            id: id.to_owned(),
+            failed: Mutex::default(),
+            aborted: AtomicBool::new(false),
+            budget,
+            grown: Mutex::default(),
+            _held: held,
+        }
+    }
+
+    /// Its caches grow, if the ledger lets them.
+    pub fn grow(&self, bytes: u64) {
+        self.grown.lock().expect("no panic").extend(self.budget.reserve(&self.id, Kind::Cache, bytes));
+    }
+}
+
+impl Resident for Fake {
+    fn facts(&self) -> Arc<Facts> {
+        Arc::default()
+    }
+    fn device(&self) -> String {
+        "fake".to_owned()
+    }
+    fn context(&self) -> u32 {
+        1024
+    }
+    fn stats(&self) -> ModelStats {
+        ModelStats::default()
+    }
+    fn requests(&self) -> Vec<RequestInfo> {
+        Vec::new()
+    }
+    fn cancel(&self, _: &str) -> bool {
+        false
+    }
+    fn failed(&self) -> Option<String> {
+        self.failed.lock().expect("no panic").clone()
+    }
+    fn late(&self) -> Option<Duration> {
+        None
+    }
+    fn release_idle(&self) {
+        self.grown.lock().expect("no panic").clear();
+    }
+    fn stop(&self, drain: bool) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.aborted.fetch_or(!drain, Ordering::Relaxed);
+        self.grown.lock().expect("no panic").clear();
+        Box::pin(async {})
+    }
+}
+
+/// A checked file of the simulation.
+pub(super) struct FakeFile {
+    pub id: String,
+    pub need: Need,
+    pub delay: Duration,
+    /// What goes wrong while it is read.
+    pub error: Option<LoadError>,
+}
+
+impl Prepared<Fake> for FakeFile {
+    fn need(&self) -> Need {
+        self.need
+    }
+    fn facts(&self) -> Arc<Facts> {
+        Arc::default()
+    }
+    fn start(self: Box<Self>, grant: Grant, reporter: &Reporter) -> Result<Fake, LoadError> {
+        let steps = 10;
+        for i in 0..=steps {
+            if reporter.bytes(i * self.need.weights / steps, self.need.weights).is_break() {
+                return Err(LoadError::Cancelled);
+            }
+            if !self.delay.is_zero() {
+                std::thread::sleep(self.delay / steps as u32);
+            }
+        }
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(Fake::new(&self.id, grant)),
+        }
+    }
+}
+
+pub(super) fn need(weights: u64) -> Need {
+    Need { weights, cache: weights / 10, activations: 2, tables: 1 }
+}
+
+pub(super) fn options(budget: &Arc<Budget>) -> Options {
+    Options::new(vec![Site {
+        id: "cpu".to_owned(),
+        kind: SiteKind::Cpu,
+        description: "simulated".to_owned(),
+        budget: Arc::clone(budget),
+        reason: "there is nothing else".to_owned(),
+        unusable: None,
+    }])
+}
