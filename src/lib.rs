@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod engine;
 pub mod gguf;
 pub mod model;
+pub mod offline;
 pub mod plan;
 pub mod policy;
 pub mod pool;
