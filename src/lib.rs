@@ -3,8 +3,10 @@
 //! The modules, what each is for and what each may import: docs/ARCHITECTURE.md.
 //! `tests/tidy.rs` enforces the table.
 
+pub mod api;
 pub mod backend;
 pub mod base;
+pub mod chat;
 pub mod daemon;
 pub mod engine;
 pub mod gguf;

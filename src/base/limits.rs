@@ -156,6 +156,12 @@ pub const SLAB_WAIT: Duration = Duration::from_millis(50);
 pub const CANCEL_WAIT: Duration = Duration::from_secs(5);
 /// An engine that does not end within this time after its requests were cancelled hangs in a step.
 pub const STOP_WAIT: Duration = Duration::from_secs(15);
+/// The end of an engine that was given up in the middle of a step is looked for this often.
+pub const STOP_POLL: Duration = Duration::from_millis(20);
+/// A model's first step may take this long: a few tokens, its weights read beforehand.
+pub const WARMUP_MAX: Duration = Duration::from_secs(120);
+/// `bench`: most repetitions.
+pub const BENCH_REPETITIONS_MAX: u32 = 1000;
 /// `load` tells progress at most this often.
 pub const LOAD_EVENT_INTERVAL: Duration = Duration::from_millis(100);
 /// Models dirs are scanned again at most this often (on access; nothing polls).

@@ -33,6 +33,7 @@ pub(super) enum Command<M> {
     Stats { reply: Reply<Vec<ModelStats>> },
     Requests { reply: Reply<Vec<RequestInfo>> },
     Cancel { id: String, uid: Option<u32>, reply: Reply<()> },
+    NameOf { name: String, reply: Reply<Option<String>> },
     Late { reply: Reply<Vec<String>> },
     Unready { reply: Reply<Vec<String>> },
     Reload { changes: Reload, uid: Option<u32>, reply: Reply<()> },

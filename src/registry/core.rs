@@ -236,6 +236,9 @@ impl<M: Resident> Core<M> {
         self.log.record("failed", Some(id), None, format!("{id} failed: {reason}"));
         tracing::error!(model = id, "the model failed: {reason}");
         if let Some(entry) = self.entries.get_mut(id) {
+            if let Some(model) = entry.live.as_ref().and_then(|l| l.model.as_ref()) {
+                model.fail(&reason);
+            }
             entry.failure = Some(Failure { reason, at: now });
         }
         self.part(id, true, now, None);

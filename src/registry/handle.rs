@@ -181,6 +181,15 @@ impl<M: Resident> Handle<M> {
         self.ask(|reply| Command::Cancel { id, uid, reply }).await
     }
 
+    /// The id of the model that `name` means now; `None` if no model does.
+    ///
+    /// # Errors
+    /// The registry has ended.
+    pub async fn name_of(&self, name: &str) -> Result<Option<String>, RegistryError> {
+        let name = name.to_owned();
+        self.ask(|reply| Command::NameOf { name, reply }).await
+    }
+
     /// Models whose step is past its deadline, with the reason, for `/health`. An answer at all
     /// proves that the registry makes progress.
     ///

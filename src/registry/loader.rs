@@ -124,7 +124,10 @@ pub trait Resident: Send + Sync + 'static {
     fn failed(&self) -> Option<String>;
     /// How far its step is past its deadline, if it is.
     fn late(&self) -> Option<Duration>;
-    /// Asks it to give idle cache slabs back; it does so between two steps.
+    /// Declares it failed, if it is not yet: its step is late. Its requests end with an error.
+    fn fail(&self, reason: &str);
+    /// Asks it to give idle cache slabs back; it does so between two steps. Called on the actor's
+    /// runtime.
     fn release_idle(&self);
     /// Ends it: with `drain` after the requests it has, else after cancelling them. May be called
     /// again. When it is done, all memory but the value itself is given back.

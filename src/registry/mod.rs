@@ -9,13 +9,16 @@
 //! * What fails, fails one model, visibly, and is tried again after a while.
 
 mod actor;
+mod bench;
 pub mod catalog;
 mod command;
 mod core;
 mod entry;
 pub mod error;
+mod facts;
 mod handle;
 mod lease;
+pub mod load;
 mod loaded;
 pub mod loader;
 mod memory;

@@ -56,6 +56,9 @@ impl<M: Resident> Core<M> {
                 }
                 reply.send(hit.map(|_| ()).ok_or(RegistryError::NoRequest { id })).ok();
             }
+            Command::NameOf { name, reply } => {
+                reply.send(Ok(self.resolve(&name).ok())).ok();
+            }
             Command::Late { reply } => {
                 let late =
                     |(id, m): (String, Arc<M>)| m.late().map(|l| format!("{id}: its step is {} s late", l.as_secs()));

@@ -72,6 +72,9 @@ impl Resident for Fake {
     fn late(&self) -> Option<Duration> {
         None
     }
+    fn fail(&self, reason: &str) {
+        self.failed.lock().expect("no panic").get_or_insert_with(|| reason.to_owned());
+    }
     fn release_idle(&self) {
         self.grown.lock().expect("no panic").clear();
     }

@@ -68,7 +68,7 @@ impl Prepared<Loaded> for TestFile {
     }
 }
 
-fn loaded(id: String, engine: crate::engine::handle::Handle, _facts: Arc<Facts>, _grant: Grant) -> Loaded {
+fn loaded(id: String, engine: crate::engine::handle::Handle, facts: Arc<Facts>, grant: Grant) -> Loaded {
     Loaded {
         id,
         engine,
@@ -77,6 +77,8 @@ fn loaded(id: String, engine: crate::engine::handle::Handle, _facts: Arc<Facts>,
         context: CONTEXT,
         device: "cpu avx2".into(),
         n_vocab: N_VOCAB,
+        facts,
+        grant,
     }
 }
 

@@ -1,0 +1,321 @@
+//! Loading a model onto the CPU: map and check, plan, read ahead, start the engine, try a step.
+//!
+//! Weights are used where they lie in the file. Reading ahead only brings their pages into memory
+//! with progress to show; a file that is in the page cache already takes milliseconds.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::facts;
+use super::loaded::{Loaded, Pieces};
+use super::loader::{Facts, Grant, Job, LoadError, Loader, Prepared, Reporter, Source};
+use crate::backend::cpu::{CpuBackend, CpuPool};
+use crate::backend::{Backend, BackendError};
+use crate::base::limits::{
+    CACHE_MIN_TOKENS, CONTEXT_MAX, ENGINE_QUEUE, MAX_BATCH, STEP_TOKENS, STEP_TOKENS_SHARED, WARMUP_MAX,
+};
+use crate::chat::Template;
+use crate::engine::events::Events;
+use crate::engine::handle::Handle;
+use crate::engine::message::{Event, Generate, Sampling};
+use crate::engine::{self, cache};
+use crate::gguf::map::MapError;
+use crate::gguf::{Gguf, GgufError};
+use crate::model::{Model, PlanOptions};
+use crate::plan::Plan;
+use crate::plan::cache::KvType;
+use crate::policy::admission::Need;
+use crate::policy::placement::Use;
+use crate::proto::admin::Phase;
+use crate::tokenizer::Tokenizer;
+
+/// What engines on the CPU are made with.
+#[derive(Clone, Debug)]
+pub struct CpuOptions {
+    /// `engine.max_batch`: sequences worked on at a time.
+    pub max_batch: usize,
+    /// `engine.queue`: requests that may wait for an engine.
+    pub queue: usize,
+    /// `engine.context`: largest context of a request; `None` is what the model was trained for.
+    pub context: Option<u32>,
+    /// `engine.cache_min`: tokens of cache reserved at load.
+    pub cache_min: u32,
+    /// `engine.kv_type`: `f16`, `f32`.
+    pub kv_type: String,
+    /// Tokens of a step.
+    pub step_tokens: usize,
+    /// Tokens of prompts in a step that also decodes.
+    pub step_tokens_shared: usize,
+}
+
+impl Default for CpuOptions {
+    fn default() -> Self {
+        Self {
+            max_batch: MAX_BATCH,
+            queue: ENGINE_QUEUE,
+            context: None,
+            cache_min: CACHE_MIN_TOKENS,
+            kv_type: "f16".to_owned(),
+            step_tokens: STEP_TOKENS,
+            step_tokens_shared: STEP_TOKENS_SHARED,
+        }
+    }
+}
+
+/// Loads models onto the CPU, all of them on the same workers.
+pub struct CpuLoader {
+    pool: Arc<CpuPool>,
+    options: CpuOptions,
+}
+
+impl CpuLoader {
+    /// A loader for the workers of `pool`.
+    pub fn new(pool: Arc<CpuPool>, options: CpuOptions) -> Self {
+        Self { pool, options }
+    }
+}
+
+/// The element type of caches by its name in the configuration.
+///
+/// # Errors
+/// A name that is not known, or not built yet.
+pub fn kv_type(name: &str) -> Result<KvType, String> {
+    match name {
+        "f16" => Ok(KvType::F16),
+        "f32" => Ok(KvType::F32),
+        "bf16" | "q8_0" | "q4_0" => Err(format!("KV caches of type `{name}` are not built yet: use f16 or f32")),
+        _ => Err(format!("`{name}` is no type of KV caches: use f16 or f32")),
+    }
+}
+
+fn invalid(error: impl std::fmt::Display) -> LoadError {
+    LoadError::Invalid(error.to_string())
+}
+
+fn device(error: impl std::fmt::Display) -> LoadError {
+    LoadError::Device(error.to_string())
+}
+
+fn open(source: &Source) -> Result<Gguf, LoadError> {
+    let opened = match source {
+        Source::Path(path) => Gguf::open(path),
+        Source::Files(files) => {
+            let again = |(file, name): &(std::fs::File, String)| Ok((file.try_clone()?, name.clone()));
+            Gguf::from_files(files.iter().map(again).collect::<std::io::Result<_>>().map_err(device)?)
+        }
+    };
+    opened.map_err(|e| match e {
+        // A file that cannot be opened now, or is being written, may be fine in a while.
+        GgufError::Open { .. } | GgufError::Shrank { .. } => device(e),
+        e => invalid(e),
+    })
+}
+
+impl Loader<Loaded> for CpuLoader {
+    fn inspect(&self, job: &Job, reporter: &Reporter) -> Result<Box<dyn Prepared<Loaded>>, LoadError> {
+        if job.wanted.device == Some(Use::Gpu) || job.wanted.gpu_layers.is_some_and(|n| n > 0) {
+            return Err(device("no layer can run on a GPU: this daemon has no GPU backend"));
+        }
+        let kv_type = kv_type(job.wanted.kv_type.as_ref().unwrap_or(&self.options.kv_type)).map_err(device)?;
+        reporter.phase(Phase::Map);
+        let gguf = open(&job.source)?;
+        let model = Model::from_gguf(&gguf).map_err(invalid)?;
+        reporter.phase(Phase::Plan);
+        let plan = Arc::new(model.plan(&PlanOptions { kv_type }));
+        let trained = model.hparams.n_ctx_train;
+        let context = job.wanted.context.or(self.options.context).unwrap_or(trained).clamp(1, CONTEXT_MAX);
+        let mut facts = facts::of(&model, &gguf);
+        if context > trained {
+            facts.notes.push(format!("a context of {context} tokens is more than the {trained} it was trained for"));
+        }
+        Ok(Box::new(CpuModel {
+            id: job.id.clone(),
+            pool: Arc::clone(&self.pool),
+            options: self.options.clone(),
+            need: self.need(&gguf, &plan, context),
+            gguf,
+            plan,
+            context,
+            facts: Arc::new(facts),
+        }))
+    }
+}
+
+impl CpuLoader {
+    fn need(&self, gguf: &Gguf, plan: &Plan, context: u32) -> Need {
+        let o = &self.options;
+        Need {
+            weights: gguf.file_bytes,
+            cache: cache::minimum_bytes(&plan.caches, o.cache_min.min(context), o.step_tokens as u32),
+            activations: CpuBackend::activation_bytes(plan, o.step_tokens, o.max_batch, self.pool.threads()),
+            tables: facts::tables(&gguf.meta),
+        }
+    }
+}
+
+/// A checked model.
+struct CpuModel {
+    id: String,
+    pool: Arc<CpuPool>,
+    options: CpuOptions,
+    need: Need,
+    gguf: Gguf,
+    plan: Arc<Plan>,
+    context: u32,
+    facts: Arc<Facts>,
+}
+
+impl Prepared<Loaded> for CpuModel {
+    fn need(&self) -> Need {
+        self.need
+    }
+
+    fn facts(&self) -> Arc<Facts> {
+        Arc::clone(&self.facts)
+    }
+
+    fn start(self: Box<Self>, mut grant: Grant, reporter: &Reporter) -> Result<Loaded, LoadError> {
+        reporter.phase(Phase::Read);
+        // The tokenizer needs the processor and the weights need the disk.
+        let (text, read) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| self.text());
+            let read = self.read(reporter);
+            let text = text.join().unwrap_or_else(|_| Err(invalid("its tokenizer cannot be made: it panicked")));
+            (text, read)
+        });
+        read?;
+        let (tokenizer, template) = text?;
+        if tokenizer.n_vocab() > self.plan.n_vocab {
+            let (tokens, rows) = (tokenizer.n_vocab(), self.plan.n_vocab);
+            return Err(invalid(format!("the vocabulary has {tokens} tokens, the output matrix {rows} rows")));
+        }
+        let o = &self.options;
+        let backend = CpuBackend::new(Arc::clone(&self.plan), Arc::clone(&self.pool), o.step_tokens, o.max_batch);
+        let backend = backend.map_err(|e| match e {
+            BackendError::Unsupported(why) => LoadError::Invalid(why),
+            e => device(e),
+        })?;
+        let device_name = backend.device();
+        let options = engine::Options {
+            model: self.id.clone(),
+            max_batch: o.max_batch,
+            queue: o.queue,
+            context: self.context,
+            cache_min: o.cache_min.min(self.context),
+            cache_max: None,
+            budget: Arc::clone(&grant.budget),
+            reserved: grant.cache.take(),
+            step_bytes: self.gguf.file_bytes,
+            step_tokens: o.step_tokens,
+            step_tokens_shared: o.step_tokens_shared,
+        };
+        let vocabulary = Arc::new(Pieces(Arc::clone(&tokenizer)));
+        let engine = engine::start(options, Box::new(backend), &self.plan.caches, self.plan.n_vocab, vocabulary)
+            .map_err(device)?;
+        reporter.phase(Phase::Warmup);
+        warm_up(&engine, &tokenizer)?;
+        if self.gguf.poisoned() {
+            return Err(device(BackendError::Poisoned));
+        }
+        let mut facts = Facts::clone(&self.facts);
+        facts.tokenizer = tokenizer.describe();
+        facts.chat_template = template.origin().to_owned();
+        facts.notes.extend(tokenizer.notes().iter().map(ToString::to_string));
+        facts.notes.extend(template.notes().iter().map(ToString::to_string));
+        Ok(Loaded {
+            id: self.id.clone(),
+            engine,
+            tokenizer,
+            template: Arc::new(template),
+            context: self.context,
+            device: device_name,
+            n_vocab: self.plan.n_vocab,
+            facts: Arc::new(facts),
+            grant,
+        })
+    }
+}
+
+impl CpuModel {
+    /// Tokenizer and chat template.
+    fn text(&self) -> Result<(Arc<Tokenizer>, Template), LoadError> {
+        let meta = &self.gguf.meta;
+        let tokenizer = Tokenizer::from_meta(meta).map_err(invalid)?;
+        let token = |id: Option<u32>| {
+            let bytes = id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        let source = meta.str("tokenizer.chat_template").map_err(invalid)?;
+        let template = Template::new(source, &token(tokenizer.bos()), &token(tokenizer.eos()));
+        Ok((Arc::new(tokenizer), template))
+    }
+
+    /// Brings the files into memory.
+    fn read(&self, reporter: &Reporter) -> Result<(), LoadError> {
+        let total = self.gguf.file_bytes;
+        let mut before = 0;
+        for map in &self.gguf.maps {
+            map.populate(|done, _| reporter.bytes(before + done, total)).map_err(|e| match e {
+                MapError::Stopped => LoadError::Cancelled,
+                e => device(e),
+            })?;
+            before += map.len() as u64;
+        }
+        match reporter.bytes(total, total) {
+            ControlFlow::Break(()) => Err(LoadError::Cancelled),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+}
+
+/// A short text and one token after it: every kernel runs once, and the logits must be finite
+/// (the backend refuses others; a log-probability proves it).
+fn warm_up(engine: &Handle, tokenizer: &Tokenizer) -> Result<(), LoadError> {
+    let mut prompt = tokenizer.encode("Hello", true, false);
+    prompt.truncate(engine.context().saturating_sub(1).max(1) as usize);
+    if prompt.is_empty() {
+        prompt.push(0);
+    }
+    let request = Generate {
+        id: "warmup".to_owned(),
+        prompt,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_tokens: Some(1),
+        stop: Vec::new(),
+        logprobs: Some(1),
+        ignore_eos: true,
+        cache_prompt: false,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(device)?;
+    runtime.block_on(async {
+        let outcome = match engine.submit(request) {
+            Ok(events) => tokio::time::timeout(WARMUP_MAX, finite(events)).await,
+            Err(e) => Ok(Err(device(format!("the first step failed: {e}")))),
+        };
+        let outcome = outcome
+            .unwrap_or_else(|_| Err(device(format!("the first step took over {} s", WARMUP_MAX.as_secs()))));
+        if outcome.is_err() {
+            tokio::time::timeout(WARMUP_MAX, engine.stop(false)).await.ok();
+        }
+        outcome
+    })
+}
+
+async fn finite(mut events: Events) -> Result<(), LoadError> {
+    let mut seen = false;
+    loop {
+        match events.recv().await {
+            Some(Event::Token(token)) => {
+                let finite = token.logprobs.as_ref().is_some_and(|l| l.0.logprob.is_finite());
+                if !finite {
+                    return Err(device("the first step gave logits that are not finite"));
+                }
+                seen = true;
+            }
+            Some(Event::Finished(_)) if seen => return Ok(()),
+            Some(Event::Failed(e)) => return Err(device(format!("the first step failed: {e}"))),
+            Some(Event::Started { .. }) => {}
+            Some(Event::Finished(_)) | None => return Err(device("the first step gave no token")),
+        }
+    }
+}
