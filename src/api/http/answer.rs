@@ -144,7 +144,7 @@ fn usage<'a>(finishes: impl Iterator<Item = &'a Finish>, per_prompt: usize) -> V
     let (mut prompt, mut cached, mut completion) = (0u64, 0u64, 0u64);
     for (i, f) in finishes.enumerate() {
         completion += u64::from(f.completion_tokens);
-        if i % per_prompt.max(1) == 0 {
+        if i.is_multiple_of(per_prompt.max(1)) {
             prompt += u64::from(f.prompt_tokens);
             cached += u64::from(f.cached_tokens);
         }

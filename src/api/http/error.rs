@@ -14,7 +14,13 @@ use crate::engine::message::EngineError;
 
 /// A refusal, ready to be sent as an answer or inside a stream.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ApiError {
+pub struct ApiError(
+    // Boxed: most calls that may fail do not, and their results should stay small.
+    Box<Parts>,
+);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Parts {
     status: StatusCode,
     kind: &'static str,
     code: Option<&'static str>,
@@ -32,7 +38,7 @@ pub struct ErrorMessage(pub String);
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             kind,
             code: None,
@@ -41,23 +47,37 @@ impl ApiError {
             detail: Map::new(),
             retry_after_s: None,
             retry_helps: false,
-        }
+        }))
+    }
+
+    fn code(mut self, code: &'static str) -> Self {
+        self.0.code = Some(code);
+        self
+    }
+
+    fn param(mut self, param: Option<&str>) -> Self {
+        self.0.param = param.map(str::to_owned);
+        self
+    }
+
+    fn retry_may_help(mut self) -> Self {
+        self.0.retry_helps = true;
+        self
     }
 
     /// 400: the request is wrong; `param` names the field.
     pub fn invalid(param: Option<&str>, message: impl Into<String>) -> Self {
-        let e = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
-        Self { param: param.map(str::to_owned), ..e }
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message).param(param)
     }
 
     /// 400 `unsupported_value`: the field is known, this value of it is not built.
     pub fn unsupported_value(param: &str, message: impl Into<String>) -> Self {
-        Self { code: Some("unsupported_value"), ..Self::invalid(Some(param), message) }
+        Self::invalid(Some(param), message).code("unsupported_value")
     }
 
     /// 400 `unsupported_parameter`: the field is known and not built.
     pub fn unsupported_parameter(param: &str, message: impl Into<String>) -> Self {
-        Self { code: Some("unsupported_parameter"), ..Self::invalid(Some(param), message) }
+        Self::invalid(Some(param), message).code("unsupported_parameter")
     }
 
     /// 400 `context_length_exceeded`, with both numbers. `param` is `messages` or `prompt`.
@@ -66,7 +86,8 @@ impl ApiError {
             "This model's maximum context length is {context} tokens. However, your {param} resulted in {prompt} \
              tokens, and at least one more is needed for the answer. Please reduce the length of the {param}."
         );
-        Self { code: Some("context_length_exceeded"), ..Self::invalid(Some(param), message) }
+        Self::invalid(Some(param), message)
+            .code("context_length_exceeded")
             .with("n_prompt_tokens", prompt)
             .with("n_ctx", context)
     }
@@ -86,7 +107,7 @@ impl ApiError {
             "invalid_request_error",
             format!("The model '{name}' does not exist. {hint}"),
         );
-        Self { code: Some("model_not_found"), param: Some("model".to_owned()), ..e }
+        e.code("model_not_found").param(Some("model"))
     }
 
     /// 404 `unknown_url`.
@@ -96,7 +117,7 @@ impl ApiError {
             "invalid_request_error",
             format!("Unknown request URL: {method} {}. See docs/API.md for the paths served.", clip(path)),
         );
-        Self { code: Some("unknown_url"), ..e }
+        e.code("unknown_url")
     }
 
     /// 405; the `Allow` header is the router's.
@@ -108,7 +129,7 @@ impl ApiError {
     /// 408: the body did not arrive in time.
     pub fn body_timeout(seconds: u64) -> Self {
         let message = format!("The request's body was not complete after {seconds} s.");
-        Self { retry_helps: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message) }
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message).retry_may_help()
     }
 
     /// 413 with the limit.
@@ -127,12 +148,12 @@ impl ApiError {
     /// 429 `queue_full`.
     pub fn queue_full(message: impl Into<String>, retry_after_s: u64) -> Self {
         let e = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
-        Self { code: Some("queue_full"), ..e.retry_in(retry_after_s) }
+        e.code("queue_full").retry_in(retry_after_s)
     }
 
     /// 500: our fault, and a retry may work.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self { retry_helps: true, ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message) }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message).retry_may_help()
     }
 
     /// 500 of a model that failed and is tried again in so many seconds.
@@ -153,7 +174,7 @@ impl ApiError {
     /// 503 with a code (`loading`, `draining`, `gpu_reset`) and when to come back.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after_s: u64) -> Self {
         let e = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
-        Self { code: Some(code), ..e.retry_in(retry_after_s) }
+        e.code(code).retry_in(retry_after_s)
     }
 
     /// 503 `gpu_reset`.
@@ -164,7 +185,7 @@ impl ApiError {
     /// 507 `insufficient_memory`; the message has the numbers.
     pub fn insufficient_memory(message: impl Into<String>) -> Self {
         let e = Self::new(StatusCode::INSUFFICIENT_STORAGE, "server_error", message);
-        Self { code: Some("insufficient_memory"), ..e }
+        e.code("insufficient_memory")
     }
 
     /// What an engine said about a request whose prompt is in field `param`.
@@ -184,29 +205,30 @@ impl ApiError {
     /// The same with a member more in the error object.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.detail.insert(name.to_owned(), value.into());
+        self.0.detail.insert(name.to_owned(), value.into());
         self
     }
 
-    fn retry_in(self, seconds: u64) -> Self {
-        Self { retry_after_s: Some(seconds.max(1)), retry_helps: true, ..self }
+    fn retry_in(mut self, seconds: u64) -> Self {
+        self.0.retry_after_s = Some(seconds.max(1));
+        self.retry_may_help()
     }
 
     /// The status it is answered with.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The envelope.
     pub fn body(&self) -> Value {
         let mut error = json!({
-            "message": self.message,
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
+            "message": self.0.message,
+            "type": self.0.kind,
+            "param": self.0.param,
+            "code": self.0.code,
         });
         if let Some(members) = error.as_object_mut() {
-            members.extend(self.detail.clone());
+            members.extend(self.0.detail.clone());
         }
         json!({ "error": error })
     }
@@ -214,16 +236,16 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, self.body().to_string()).into_response();
+        let mut response = (self.0.status, self.body().to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(s) = self.retry_after_s {
+        if let Some(s) = self.0.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(s));
         }
-        if !self.retry_helps {
+        if !self.0.retry_helps {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        response.extensions_mut().insert(ErrorMessage(self.message));
+        response.extensions_mut().insert(ErrorMessage(self.0.message));
         response
     }
 }

@@ -240,7 +240,7 @@ impl Choices {
     }
 
     fn on_event(&mut self, i: usize, event: Option<Event>) -> Result<Option<Step>, ApiError> {
-        if i % self.per_prompt == 0 && matches!(event, Some(Event::Token(_) | Event::Finished(_))) {
+        if i.is_multiple_of(self.per_prompt) && matches!(event, Some(Event::Token(_) | Event::Finished(_))) {
             self.submit_deferred(i)?;
         }
         let slot = &mut self.slots[i];

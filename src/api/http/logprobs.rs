@@ -16,6 +16,9 @@ pub enum Form {
     Legacy,
 }
 
+/// A token's bytes and log-probability.
+type Scored = (Vec<u8>, f32);
+
 /// The entries of one choice that are not sent yet.
 ///
 /// A token whose text is held back (half a character, the beginning of a stop string) stays here
@@ -23,7 +26,8 @@ pub enum Form {
 #[derive(Debug)]
 pub struct Entries {
     form: Form,
-    waiting: Vec<(Vec<u8>, f32, Vec<(Vec<u8>, f32)>)>,
+    /// Each with its alternatives.
+    waiting: Vec<(Scored, Vec<Scored>)>,
     /// Characters of the text before the first waiting token.
     offset: usize,
 }
@@ -36,8 +40,8 @@ impl Entries {
 
     /// Adds a token; `piece` gives a token's bytes.
     pub fn push(&mut self, chosen: &Candidate, top: &[Candidate], piece: impl Fn(u32) -> Vec<u8>) {
-        let top = top.iter().map(|c| (piece(c.token), finite(c.logprob))).collect();
-        self.waiting.push((piece(chosen.token), finite(chosen.logprob), top));
+        let score = |c: &Candidate| (piece(c.token), finite(c.logprob));
+        self.waiting.push((score(chosen), top.iter().map(score).collect()));
     }
 
     /// Forgets tokens whose text turned out to be no part of the answer.
@@ -51,7 +55,7 @@ impl Entries {
         match self.form {
             Form::Chat => {
                 let entry = |piece: &[u8], logprob: f32| json!({ "token": String::from_utf8_lossy(piece), "logprob": logprob, "bytes": piece });
-                let content = waiting.iter().map(|(piece, logprob, top)| {
+                let content = waiting.iter().map(|((piece, logprob), top)| {
                     let mut e = entry(piece, *logprob);
                     e["top_logprobs"] = top.iter().map(|(p, l)| entry(p, *l)).collect();
                     e
@@ -60,19 +64,19 @@ impl Entries {
             }
             Form::Legacy => {
                 let mut offsets = Vec::with_capacity(waiting.len());
-                for (piece, ..) in &waiting {
+                for ((piece, _), _) in &waiting {
                     offsets.push(self.offset);
                     self.offset += characters(piece);
                 }
                 // The chosen token is always among them, as OpenAI says: "up to logprobs+1".
-                let top = waiting.iter().map(|(piece, logprob, top)| {
+                let top = waiting.iter().map(|((piece, logprob), top)| {
                     let mut map: Map<String, Value> = top.iter().map(|(p, l)| (name(p), json!(l))).collect();
                     map.entry(name(piece)).or_insert_with(|| json!(logprob));
                     Value::Object(map)
                 });
                 json!({
-                    "tokens": waiting.iter().map(|(p, ..)| name(p)).collect::<Vec<_>>(),
-                    "token_logprobs": waiting.iter().map(|(_, l, _)| *l).collect::<Vec<_>>(),
+                    "tokens": waiting.iter().map(|((p, _), _)| name(p)).collect::<Vec<_>>(),
+                    "token_logprobs": waiting.iter().map(|((_, l), _)| *l).collect::<Vec<_>>(),
                     "top_logprobs": top.collect::<Vec<_>>(),
                     "text_offset": offsets,
                 })
