@@ -215,3 +215,8 @@ pub const POOL_SERIAL_ELEMENTS: usize = 8192;
 pub const EVAL_LOGITS_BYTES: usize = 128 << 20;
 /// `rocmforged eval --batch`: most copies, as many as an engine may decode together.
 pub const EVAL_COPIES_MAX: usize = MAX_BATCH_CAP;
+/// `memory.ram_budget = auto`: share of the memory that was available at the start, in percent; the
+/// rest is for the page cache of others and for what grows outside of the ledger.
+pub const RAM_BUDGET_PERCENT: u8 = 80;
+/// Health and the watchdog wait so long for the registry's answer before it counts as stuck.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(2);

@@ -1,12 +1,13 @@
 //! What the daemon runs: the routers, and the few things it asks of what is behind them.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use tokio::sync::{mpsc, oneshot};
 
-use super::config::Config;
+use super::config::{Config, InForce};
 use crate::probe::Machine;
 
 /// A future of a [`Tenant`].
@@ -46,6 +47,8 @@ pub struct Site {
     pub config: Config,
     /// The public addresses, as bound.
     pub listen: Vec<String>,
+    /// The configuration in force, with where each value came from; follows reloads.
+    pub effective: Arc<InForce>,
     /// This machine.
     pub machine: Machine,
     /// The daemon's own verbs.

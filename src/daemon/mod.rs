@@ -13,6 +13,7 @@ mod run;
 mod serve;
 mod signals;
 mod systemd;
+pub mod tenant;
 mod watchdog;
 
 use std::process::ExitCode;

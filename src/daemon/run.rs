@@ -8,7 +8,7 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
-use super::config::{Config, Effective, Sources};
+use super::config::{Config, Effective, InForce, Sources};
 use super::house::{Ask, Control, House, Site, Tenant};
 use super::listen::{self, Listener};
 use super::log::LevelSwitch;
@@ -59,9 +59,11 @@ pub(super) fn run(
     let (control, asks) = Control::new();
     let listen = addresses.public.clone();
     let inside = runtime.enter();
-    let house = build(Site { config: config.clone(), listen, machine, control })?;
+    let in_force = Arc::new(InForce::new(&effective));
+    let site = Site { config: config.clone(), listen, effective: Arc::clone(&in_force), machine, control };
+    let house = build(site)?;
     drop(inside);
-    let life = Life { sources, config: effective.config, level, addresses, asks, watchdog: systemd.watchdog };
+    let life = Life { sources, config: effective.config, in_force, level, addresses, asks, watchdog: systemd.watchdog };
     let result = runtime.block_on(life.live(public, admin, house));
     // A blocking job (a rendering, a tokenization) whose client has gone is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -96,6 +98,7 @@ struct Addresses {
 struct Life {
     sources: Sources,
     config: Config,
+    in_force: Arc<InForce>,
     level: LevelSwitch,
     addresses: Addresses,
     asks: mpsc::Receiver<Ask>,
@@ -173,12 +176,13 @@ impl Life {
             tracing::info!(keys = now.join(", "), "changed");
         }
         // What needs a restart keeps its old value here, so that the next reload names it again.
-        self.config.log.level = new.config.log.level;
-        self.config.models.dirs = new.config.models.dirs;
+        self.config.log.level.clone_from(&new.config.log.level);
+        self.config.models.dirs.clone_from(&new.config.models.dirs);
         self.config.models.autoload = new.config.models.autoload;
         self.config.memory.ram_budget = new.config.memory.ram_budget;
         self.config.memory.gpu_budget = new.config.memory.gpu_budget;
         self.config.http.drain_secs = new.config.http.drain_secs;
+        self.in_force.set(&Effective { config: self.config.clone(), ..new });
         Ok(later)
     }
 

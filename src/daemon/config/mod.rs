@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::limits;
 use crate::proto::socket;
 pub use layers::{ConfigError, Effective, Origin, Sources};
+pub use print::InForce;
 pub use values::{Amount, Context, Listen, Size};
 
 /// The file that is read if none is named.

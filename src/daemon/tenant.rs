@@ -1,0 +1,169 @@
+//! What the daemon serves: registry, CPU workers and the two routers, joined.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::config::{Amount, Config, Context as ContextSize};
+use super::house::{Answer, Control, House, Site, Tenant};
+use crate::api::{admin, http};
+use crate::backend::cpu::CpuPool;
+use crate::base::limits::{ANSWER_WAIT, RAM_BUDGET_PERCENT};
+use crate::policy::placement::{SiteKind, Use};
+use crate::pool::budget::Budget;
+use crate::proto::admin::{AdminError, ModelState};
+use crate::registry::load::{CpuLoader, CpuOptions, kv_type};
+use crate::registry::{self, Options, Registry, Reload};
+use crate::simd::Tier;
+use crate::telemetry::events::DecisionLog;
+use crate::telemetry::metrics::Metrics;
+
+/// Name of the host's ledger.
+const CPU: &str = "cpu";
+
+/// Builds what is served.
+///
+/// # Errors
+/// A value of the configuration that this machine or this build cannot honour, by its key.
+pub fn build(site: Site) -> anyhow::Result<House> {
+    let config = &site.config;
+    let tier = Tier::parse(&config.cpu.simd).context("cpu.simd")?;
+    kv_type(&config.engine.kv_type).map_err(anyhow::Error::msg).context("engine.kv_type")?;
+    let pool = CpuPool::new(config.cpu.threads, tier);
+    let budget = Budget::new(ram_budget(config, site.machine.memory_available));
+    let description = format!("{}, {} threads, {}", site.machine.cpu.model, pool.threads(), tier.name());
+    tracing::info!(device = CPU, description, budget = budget.total(), "models run here");
+
+    let host = registry::Site {
+        id: CPU.to_owned(),
+        kind: SiteKind::Cpu,
+        description,
+        budget,
+        reason: site.machine.reason(),
+        unusable: None,
+    };
+    let options = Options {
+        dirs: config.models.dirs.clone(),
+        preload: config.models.preload.clone(),
+        autoload: config.models.autoload,
+        device: device_use(&config.device.kind),
+        listen: site.listen.clone(),
+        ..Options::new(vec![host])
+    };
+    let engines = CpuOptions {
+        max_batch: config.engine.max_batch,
+        queue: config.engine.queue,
+        context: match config.engine.context {
+            ContextSize::Auto => None,
+            ContextSize::Tokens(n) => Some(n),
+        },
+        cache_min: config.engine.cache_min,
+        kv_type: config.engine.kv_type.clone(),
+        ..CpuOptions::default()
+    };
+    let loader = Arc::new(CpuLoader::new(Arc::clone(&pool), engines));
+    let registry = Registry::start(options, loader, Arc::new(DecisionLog::new()));
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), tier.name()).context("metrics")?);
+
+    let api = http::Api::new(registry.clone(), metrics, config.http.max_body.0);
+    let public = http::router(api);
+    let control = site.control;
+    let effective = Arc::clone(&site.effective);
+    let admin = admin::router(Arc::new(admin::Admin {
+        registry: registry.clone(),
+        threads: pool.threads() as u32,
+        config: Box::new(move || effective.json()),
+        reload: Box::new(move |uid| reload(control.clone(), uid)),
+    }));
+    let admin = admin.merge(public.clone());
+    let memory = site.machine.memory_available;
+    Ok(House { public, admin, tenant: Box::new(Models { registry, pool, memory }) })
+}
+
+/// `forgectl reload`: what needs a restart is no error, but it is said.
+fn reload(control: Control, uid: Option<u32>) -> admin::Task {
+    Box::pin(async move {
+        let error = |code: &str, message, detail| AdminError { code: code.to_owned(), message, detail };
+        match control.reload(uid).await {
+            Ok(later) if later.is_empty() => Ok(()),
+            Ok(later) => Err(error(
+                "restart_needed",
+                format!("taken over, except for what needs a restart: {}", later.join(", ")),
+                json!({ "keys": later }),
+            )),
+            Err(message) => Err(error("bad_configuration", message, Value::Null)),
+        }
+    })
+}
+
+fn device_use(name: &str) -> Use {
+    match name {
+        "gpu" => Use::Gpu,
+        "cpu" => Use::Cpu,
+        _ => Use::Auto,
+    }
+}
+
+/// `memory.ram_budget` in bytes, on a machine with `available` bytes to spare at the start.
+fn ram_budget(config: &Config, available: Option<u64>) -> u64 {
+    let percent = |p: u8| available.map_or(u64::MAX, |bytes| bytes / 100 * u64::from(p));
+    match config.memory.ram_budget {
+        Amount::Auto => percent(RAM_BUDGET_PERCENT),
+        Amount::Percent(p) => percent(p),
+        Amount::Bytes(size) => size.0,
+    }
+}
+
+/// The models, to the daemon.
+struct Models {
+    registry: registry::Handle,
+    pool: Arc<CpuPool>,
+    /// Memory to spare when the daemon started: what a share of it is taken of.
+    memory: Option<u64>,
+}
+
+impl Tenant for Models {
+    fn reload<'a>(
+        &'a self,
+        config: &'a Config,
+        listen: Vec<String>,
+        uid: Option<u32>,
+    ) -> Answer<'a, Result<(), String>> {
+        Box::pin(async move {
+            let changes = Reload {
+                dirs: Some(config.models.dirs.clone()),
+                autoload: Some(config.models.autoload),
+                budgets: vec![(CPU.to_owned(), ram_budget(config, self.memory))],
+                listen: Some(listen),
+            };
+            self.registry.reload(changes, uid).await.map_err(|e| e.to_string())
+        })
+    }
+
+    fn drain(&self, deadline: Duration) -> Answer<'_, ()> {
+        Box::pin(async move {
+            if let Err(e) = self.registry.drain(deadline, None).await {
+                tracing::warn!("models were not drained: {e}");
+            }
+        })
+    }
+
+    fn pulse(&self) -> Answer<'_, Option<String>> {
+        Box::pin(async move {
+            let status = tokio::time::timeout(ANSWER_WAIT, self.registry.status()).await.ok()?.ok()?;
+            if !self.pool.alive() {
+                return None;
+            }
+            let count = |state| status.models.iter().filter(|m| m.state == state).count();
+            let mut line = format!("{} models ready", count(ModelState::Ready));
+            for (state, what) in [(ModelState::Loading, "loading"), (ModelState::Failed, "failed")] {
+                if count(state) > 0 {
+                    line += &format!(", {} {what}", count(state));
+                }
+            }
+            Some(format!("{line}; serving on {}", status.listen.join(", ")))
+        })
+    }
+}
