@@ -82,6 +82,9 @@ pub const JSON_FIELDS_MAX: usize = 256;
 /// `tools` and `chat_template_kwargs`: bytes of JSON each. They become values in memory several
 /// times their text's size.
 pub const JSON_VALUE_BYTES_MAX: usize = 1 << 20;
+/// `messages`, `tools`, `chat_template_kwargs`: JSON values each. A value takes up to a hundred
+/// bytes of memory, however short its text is; the longest real chats have some ten thousand.
+pub const JSON_VALUES_MAX: usize = 1 << 18;
 /// `x-rocmforge-ignored`: most names listed.
 pub const IGNORED_NAMES_MAX: usize = 32;
 /// Longest `x-request-id` that is taken over from a client.

@@ -8,15 +8,15 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::answer::Shape;
-use super::error::{ApiError, clip};
+use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::generate::{Logprobs, Prompt};
 use super::inference::Inference;
 use super::logprobs::Form;
 use super::params::Params;
 use super::{Api, request_id};
-use crate::base::limits::{MESSAGES_MAX, TOP_LOGPROBS_MAX};
-use crate::chat::{Conversation, Message};
+use crate::base::limits::{JSON_VALUE_BYTES_MAX, TOP_LOGPROBS_MAX};
+use crate::chat::{ChatError, Conversation};
 use crate::registry::Loaded;
 
 /// The handler.
@@ -27,12 +27,7 @@ pub async fn completions(State(api): State<Arc<Api>>, request: Request) -> Resul
 fn read(body: &[u8], arrived: Instant) -> Result<Inference, ApiError> {
     let mut fields = Fields::parse(body)?;
     let mut ignored = Vec::new();
-    let conversation = Conversation {
-        messages: messages(&mut fields)?,
-        tools: tools(&mut fields)?,
-        kwargs: template_kwargs(&mut fields)?,
-        add_generation_prompt: true,
-    };
+    let conversation = conversation(&mut fields, &mut ignored)?;
     let logprobs = logprobs(&mut fields)?;
     let params = Params::read(&mut fields, request_id::random(), &mut ignored)?;
     ignored.extend(fields.rest());
@@ -40,40 +35,23 @@ fn read(body: &[u8], arrived: Instant) -> Result<Inference, ApiError> {
     Ok(Inference { arrived, shape: Shape::Chat, params, logprobs, prepare, ignored, patience: None })
 }
 
-fn messages(fields: &mut Fields<'_>) -> Result<Vec<Message>, ApiError> {
-    const NAME: &str = "messages";
-    let Some(raw) = fields.raw(NAME) else {
-        return Err(ApiError::invalid(Some(NAME), "You must provide 'messages'."));
+fn conversation(fields: &mut Fields<'_>, ignored: &mut Vec<String>) -> Result<Conversation, ApiError> {
+    let Some(messages) = fields.value("messages", usize::MAX)? else {
+        return Err(ApiError::invalid(Some("messages"), "You must provide 'messages'."));
     };
-    if !raw.starts_with('[') {
-        return Err(wrong(NAME, "an array of messages", raw));
-    }
-    let mut json = serde_json::Deserializer::from_str(raw);
-    let messages: Vec<Message> = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-        let path = e.path().to_string();
-        let param = if path == "." { NAME.to_owned() } else { format!("{NAME}{path}") };
-        ApiError::invalid(Some(&param), format!("Invalid '{param}': {}.", clip(&e.inner().to_string())))
+    let tools = tools(fields)?.unwrap_or(Value::Null);
+    let extra = fields.value("chat_template_kwargs", JSON_VALUE_BYTES_MAX)?.unwrap_or(Value::Null);
+    let mut conversation = Conversation::from_json(&messages, &tools, &extra).map_err(|e| match &e {
+        ChatError::Modality { param, .. } => ApiError::unsupported_value(param, e.to_string()),
+        e => ApiError::invalid(Some(e.param()), format!("Invalid '{}': {e}.", e.param())),
     })?;
-    if messages.is_empty() || messages.len() > MESSAGES_MAX {
-        let message = format!("Invalid '{NAME}': {} of them, 1 to {MESSAGES_MAX} are taken.", messages.len());
-        return Err(ApiError::invalid(Some(NAME), message));
-    }
-    Ok(messages)
+    ignored.append(&mut conversation.ignored);
+    Ok(conversation)
 }
 
 /// `tools`, unless `tool_choice` says that none may be called.
 fn tools(fields: &mut Fields<'_>) -> Result<Option<Value>, ApiError> {
-    let tools = match fields.value("tools")? {
-        None => None,
-        Some(Value::Array(t)) if t.is_empty() => None,
-        Some(Value::Array(t)) if t.iter().all(|t| t["type"] == "function" && t["function"]["name"].is_string()) => {
-            Some(Value::Array(t))
-        }
-        Some(_) => {
-            let message = "Invalid 'tools': expected an array of {\"type\":\"function\",\"function\":{\"name\",…}}.";
-            return Err(ApiError::invalid(Some("tools"), message));
-        }
-    };
+    let tools = fields.value("tools", JSON_VALUE_BYTES_MAX)?;
     match fields.raw("tool_choice") {
         None | Some("\"auto\"") => Ok(tools),
         Some("\"none\"") => Ok(None),
@@ -83,14 +61,6 @@ fn tools(fields: &mut Fields<'_>) -> Result<Option<Value>, ApiError> {
             Err(ApiError::unsupported_value("tool_choice", message))
         }
         Some(raw) => Err(wrong("tool_choice", "'none', 'auto', 'required' or an object", raw)),
-    }
-}
-
-fn template_kwargs(fields: &mut Fields<'_>) -> Result<serde_json::Map<String, Value>, ApiError> {
-    match fields.value("chat_template_kwargs")? {
-        None => Ok(serde_json::Map::new()),
-        Some(Value::Object(map)) => Ok(map),
-        Some(v) => Err(wrong("chat_template_kwargs", "an object", &v.to_string())),
     }
 }
 
@@ -144,7 +114,7 @@ mod tests {
             (r#""tool_choice":{"type":"function","function":{"name":"f"}}"#, "tool_choice", "unsupported_value"),
             (r#""tool_choice":1"#, "tool_choice", "null"),
             (r#""tools":{}"#, "tools", "null"),
-            (r#""tools":[{"type":"x"}]"#, "tools", "null"),
+            (r#""tools":[{"type":"x"}]"#, "tools[0].type", "null"),
             (r#""top_logprobs":3"#, "top_logprobs", "null"),
             (r#""logprobs":true,"top_logprobs":21"#, "top_logprobs", "null"),
             (r#""logprobs":1"#, "logprobs", "null"),
@@ -163,7 +133,9 @@ mod tests {
         assert_eq!(row("[]").0, "messages");
         assert_eq!(row("\"hi\"").0, "messages");
         let (param, _, message) = row(r#"[{"role":"user","content":"x"},{"role":5}]"#);
-        assert!(param.starts_with("messages[1]") && message.contains(&param), "{param}: {message}");
+        assert!(param == "messages[1].role" && message.contains(&param), "{param}: {message}");
+        let (param, code, _) = row(r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"}}]}]"#);
+        assert_eq!((param.as_str(), code.as_str()), ("messages[0].content[0].type", "unsupported_value"));
     }
 
     #[test]

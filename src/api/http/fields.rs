@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::error::{ApiError, clip};
-use crate::base::limits::{JSON_FIELDS_MAX, JSON_VALUE_BYTES_MAX};
+use crate::base::limits::{JSON_FIELDS_MAX, JSON_VALUES_MAX};
 
 /// The fields of a request that have not been read yet.
 pub struct Fields<'a> {
@@ -110,15 +110,18 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Any JSON of bounded size, as a value.
+    /// Any JSON of at most `bytes` and [`JSON_VALUES_MAX`] values, as a value.
     ///
     /// # Errors
-    /// 400 if it is larger than [`JSON_VALUE_BYTES_MAX`].
-    pub fn value(&mut self, name: &str) -> Result<Option<serde_json::Value>, ApiError> {
+    /// 400 if it is larger, or cannot be a value (nested too deeply, a number without end).
+    pub fn value(&mut self, name: &str, bytes: usize) -> Result<Option<serde_json::Value>, ApiError> {
         let Some(raw) = self.raw(name) else { return Ok(None) };
-        if raw.len() > JSON_VALUE_BYTES_MAX {
-            let message =
-                format!("'{name}' has {} bytes of JSON; at most {JSON_VALUE_BYTES_MAX} are taken.", raw.len());
+        if raw.len() > bytes {
+            let message = format!("'{name}' has {} bytes of JSON; at most {bytes} are taken.", raw.len());
+            return Err(ApiError::invalid(Some(name), message));
+        }
+        if values(raw) > JSON_VALUES_MAX {
+            let message = format!("'{name}' has more than {JSON_VALUES_MAX} values.");
             return Err(ApiError::invalid(Some(name), message));
         }
         serde_json::from_str(raw).map(Some).map_err(|e| ApiError::invalid(Some(name), format!("'{name}': {e}.")))
@@ -128,6 +131,22 @@ impl<'a> Fields<'a> {
     pub fn rest(self) -> Vec<String> {
         self.entries.into_iter().filter(|(_, raw)| raw.get() != "null").map(|(n, _)| n.into_owned()).collect()
     }
+}
+
+/// At least as many as there are values in valid JSON: each but the first follows an opening
+/// bracket or a comma.
+fn values(json: &str) -> usize {
+    let (mut count, mut in_string, mut escaped) = (1, false, false);
+    for b in json.bytes() {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' | b',' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// 400: `name` should have been something else.
@@ -223,9 +242,14 @@ mod tests {
         assert!(error(b"{\"a\":1,\"a\":2}").contains("'a' is given twice"));
         assert!(error(b"{\"a\":\"\xff\"}").contains("not UTF-8: invalid byte at offset 6"));
         assert!(error(b"{\"a\":NaN}").contains("line 1 column 6"), "{}", error(b"{\"a\":NaN}"));
-        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        let fields = Fields::parse(deep.as_bytes());
-        assert!(fields.is_err() || fields.is_ok(), "no stack overflow");
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_no_stack_overflow() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
+        let mut fields = Fields::parse(deep.as_bytes()).expect("JSON");
+        let e = fields.value("a", usize::MAX).expect_err("is refused");
+        assert!(message(&e).contains("recursion limit"), "{}", message(&e));
     }
 
     #[test]
@@ -248,6 +272,17 @@ mod tests {
         assert_eq!(f.number("temperature", 0.0..=2.0), Ok(Some(2.0)));
         assert!(f.integer("m", 1..=16).is_err());
         assert!(f.integer("big", 1..=i64::MAX).is_err());
+    }
+
+    #[test]
+    fn values_are_bounded_before_they_are_made() {
+        assert_eq!(values(r#"{"a,[{\"":"x\\","b":[1,{}]}"#), 6);
+        let body = format!("{{\"a\":[{}0]}}", "[],".repeat(JSON_VALUES_MAX / 2));
+        let e = Fields::parse(body.as_bytes()).expect("JSON").value("a", usize::MAX).expect_err("is refused");
+        assert!(message(&e).contains("values"), "{}", message(&e));
+        let text = format!("{{\"a\":\"{}\"}}", "[],".repeat(JSON_VALUES_MAX));
+        assert!(Fields::parse(text.as_bytes()).expect("JSON").value("a", usize::MAX).is_ok());
+        assert!(Fields::parse(text.as_bytes()).expect("JSON").value("a", 1000).is_err());
     }
 
     #[test]

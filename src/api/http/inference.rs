@@ -161,7 +161,7 @@ impl Inference {
         let mut headers = HeaderMap::new();
         headers.insert("x-rocmforge-seed", HeaderValue::from(self.params.sampling.seed));
         // Names come from the client: only what is surely harmless in a header is repeated.
-        let sane = |n: &&String| n.len() <= 64 && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        let sane = |n: &&String| n.len() <= 64 && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.[]".contains(&b));
         let names: Vec<_> = self.ignored.iter().filter(sane).take(IGNORED_NAMES_MAX).map(String::as_str).collect();
         if !names.is_empty()
             && let Ok(list) = HeaderValue::from_str(&names.join(","))
