@@ -182,7 +182,7 @@ impl Life {
         self.config.memory.ram_budget = new.config.memory.ram_budget;
         self.config.memory.gpu_budget = new.config.memory.gpu_budget;
         self.config.http.drain_secs = new.config.http.drain_secs;
-        self.in_force.set(&Effective { config: self.config.clone(), ..new });
+        self.in_force.set(&new.in_force(self.config.clone()));
         Ok(later)
     }
 

@@ -13,15 +13,3 @@ pub fn of_user(runtime_dir: Option<&str>, uid: u32) -> PathBuf {
         None => PathBuf::from(format!("/run/user/{uid}/rocmforge/admin.sock")),
     }
 }
-
-/// The process at the other end of a connection to the admin socket, by the kernel's account.
-/// The daemon puts it into the extensions of each request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// Process id; 0 if it is in another namespace.
-    pub pid: i32,
-}

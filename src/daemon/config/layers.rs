@@ -70,6 +70,11 @@ impl Effective {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 
+    /// The same origins with the values that are in force after a reload.
+    pub fn in_force(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
     /// The text of `--print-config`.
     pub fn print(&self) -> String {
         print::print(self)
