@@ -136,7 +136,7 @@ pub(super) mod avx512 {
             let sum = if OFFSET == 0 { _mm512_fmadd_ps(m, x.s, sum) } else { sum };
             _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), d, sum)
         };
-        walk_avx512(rows, out, _mm512_setzero_ps(), at, begin, step, |sum| _mm512_reduce_add_ps(sum));
+        walk_avx512(rows, out, _mm512_setzero_ps(), at, begin, step, |sum| sum);
     }
 
     /// Four blocks as codes in their order, scales and mins.
@@ -304,7 +304,7 @@ pub(super) mod avx2 {
             let sum = if OFFSET == 0 { _mm256_fmadd_ps(m, x.s, sum) } else { sum };
             _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), d, sum)
         };
-        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum256(sum));
+        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum);
     }
 
     /// A row as codes, scales and mins.
