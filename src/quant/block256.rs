@@ -157,7 +157,7 @@ pub(super) mod avx512 {
         };
         let finish = |(sum, off): Sums| {
             let off = if SUBS == 8 { _mm512_maskz_mov_ps(0xff00, off) } else { off };
-            _mm512_reduce_add_ps(_mm512_add_ps(sum, off))
+            _mm512_add_ps(sum, off)
         };
         let zero = _mm512_setzero_ps();
         walk_avx512(rows, out, (zero, zero), prepare, begin, step, finish);
@@ -351,7 +351,7 @@ pub(super) mod avx2 {
             }
             sum
         };
-        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum256(sum));
+        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum);
     }
 
     /// A row as codes, scales and mins.

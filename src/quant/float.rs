@@ -66,7 +66,7 @@ fn scalar_dot<const BYTES: usize>(rows: &[u8], x: &[f32], out: &mut [f32], value
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
     ($name:ident, $features:literal, $lanes:literal, $bytes:literal, $load:expr,
-     $walk:ident, $vector:ident, $load_x:ident, $store:ident, $zero:ident, $fma:ident, $add:ident, $sum:path) => {
+     $walk:ident, $vector:ident, $load_x:ident, $store:ident, $zero:ident, $fma:ident, $add:ident) => {
         mod $name {
             use crate::simd::rows::$walk;
             use crate::simd::x86::*;
@@ -90,7 +90,7 @@ macro_rules! kernels {
                     let (first, second) = ($load(part(w, 0)), $load(part(w, $bytes)));
                     ($fma(first, x.0, sum.0), $fma(second, x.1, sum.1))
                 };
-                $walk(rows, out, ($zero(), $zero()), prepare, |_, _| (), step, |sum| $sum($add(sum.0, sum.1)));
+                $walk(rows, out, ($zero(), $zero()), prepare, |_, _| (), step, |sum| $add(sum.0, sum.1));
             }
 
             #[target_feature(enable = $features)]
@@ -120,8 +120,7 @@ macro_rules! kernels {
             store512_ps,
             _mm512_setzero_ps,
             _mm512_fmadd_ps,
-            _mm512_add_ps,
-            _mm512_reduce_add_ps
+            _mm512_add_ps
         );
     };
     ($name:ident, avx2, $bytes:literal, $load:expr) => {
@@ -137,8 +136,7 @@ macro_rules! kernels {
             store256_ps,
             _mm256_setzero_ps,
             _mm256_fmadd_ps,
-            _mm256_add_ps,
-            sum256
+            _mm256_add_ps
         );
     };
 }

@@ -1,4 +1,6 @@
-//! How fast the kernels are, against what memory delivers in the same run.
+//! How fast the kernels are, against what memory delivers in the same run. Times are those a
+//! thread had a CPU, so that a busy machine can be used; but then two threads need not have run
+//! at the same moment, and only an idle machine tells how they share its memory.
 //!
 //! `cargo test --release --lib quant::speed -- --ignored --nocapture` (`SPEED_MIB`: size of the
 //! matrix, 512; `SPEED_K`: length of its rows, 2048; `SPEED_TILE`: rows of a call, 32;

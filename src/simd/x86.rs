@@ -106,6 +106,8 @@ store!(/// 32 bytes.
     store256, "avx2,fma,f16c", __m256i => [u8; 32], _mm256_storeu_si256);
 store!(/// 32 signed bytes.
     store256_i8, "avx2,fma,f16c", __m256i => [i8; 32], _mm256_storeu_si256);
+store!(/// 4 f32.
+    store128_ps, "avx2,fma,f16c", __m128 => [f32; 4], _mm_storeu_ps);
 store!(/// 8 f32.
     store256_ps, "avx2,fma,f16c", __m256 => [f32; 8], _mm256_storeu_ps);
 store!(/// 64 bytes.
@@ -120,13 +122,28 @@ pub fn twice256(from: &[u8; 32]) -> __m512i {
     _mm512_broadcast_i64x4(load256(from))
 }
 
-/// The sum of 8 f32.
+/// The sums of four vectors of 8 f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn sum256(v: __m256) -> f32 {
-    let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-    let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-    _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+pub fn sums256([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+    let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    let mut sums = [0.0; 4];
+    store128_ps(&mut sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves)));
+    sums
+}
+
+/// The sums of four vectors of 16 f32.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn sums512([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    sums256([fold512(a), fold512(b), fold512(c), fold512(d)])
+}
+
+/// The lower half plus the upper half.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn fold512(v: __m512) -> __m256 {
+    _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))
 }
 
 /// Two f16, the lower half of `pair` first, as the two lowest of 4 f32.
