@@ -35,7 +35,7 @@ fn speed() {
     let gguf = Gguf::open(path.as_ref()).unwrap();
     let model = Model::from_gguf(&gguf).unwrap();
     let plan = Arc::new(model.plan(&PlanOptions { kv_type: KvType::F16 }));
-    for threads in [1, 2] {
+    for threads in std::env::var("THREADS").map_or(vec![1, 2], |t| vec![t.parse().unwrap()]) {
         let pool = CpuPool::new(threads, Tier::detect());
         let mut backend = CpuBackend::new(Arc::clone(&plan), pool, 512, 8).unwrap();
         let blocks = CONTEXT / KV_BLOCK_TOKENS;

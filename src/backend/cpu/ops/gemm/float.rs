@@ -120,25 +120,24 @@ mod x86 {
 
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     fn tile<const N: usize>(w: &[Column], x: &[[f32; TOKENS]], sums: &mut Sums) {
-        let mut sum = [[_mm512_setzero_ps(); N]; 2];
-        for r in 0..2 {
-            for i in 0..N {
-                sum[r][i] = load512_ps(&sums[r][i]);
-            }
+        // Two variables, not an array of two: see the tile of codes.
+        let mut upper = [_mm512_setzero_ps(); N];
+        let mut lower = upper;
+        for i in 0..N {
+            upper[i] = load512_ps(&sums[0][i]);
+            lower[i] = load512_ps(&sums[1][i]);
         }
-        for (w, x) in w.iter().zip(x) {
-            let w = [load512_ps(&w.0[0]), load512_ps(&w.0[1])];
+        for (Column([u, l]), x) in w.iter().zip(x) {
+            let (u, l) = (load512_ps(u), load512_ps(l));
             for i in 0..N {
                 let x = _mm512_set1_ps(x[i]);
-                for r in 0..2 {
-                    sum[r][i] = _mm512_fmadd_ps(w[r], x, sum[r][i]);
-                }
+                upper[i] = _mm512_fmadd_ps(u, x, upper[i]);
+                lower[i] = _mm512_fmadd_ps(l, x, lower[i]);
             }
         }
-        for r in 0..2 {
-            for i in 0..N {
-                store512_ps(&mut sums[r][i], sum[r][i]);
-            }
+        for i in 0..N {
+            store512_ps(&mut sums[0][i], upper[i]);
+            store512_ps(&mut sums[1][i], lower[i]);
         }
     }
 }
