@@ -5,12 +5,15 @@
 
 pub mod backend;
 pub mod base;
+pub mod daemon;
 pub mod engine;
 pub mod gguf;
 pub mod model;
+pub mod offline;
 pub mod plan;
 pub mod pool;
 pub mod probe;
 pub mod proto;
 pub mod quant;
 pub mod simd;
+pub mod tokenizer;

@@ -53,6 +53,12 @@ pub const MAX_BATCH: usize = 32;
 pub const MAX_BATCH_CAP: usize = 256;
 /// `engine.queue`: requests waiting for an engine; one more is refused with 429.
 pub const ENGINE_QUEUE: usize = 256;
+/// `engine.queue`: hard cap; each waiting request holds its prompt in memory.
+pub const ENGINE_QUEUE_CAP: usize = 1 << 16;
+/// `cpu.threads`: hard cap, above the largest machines (two sockets of 192 cores with two threads).
+pub const CPU_THREADS_MAX: usize = 1024;
+/// `memory.gpu_reserve`: memory of a GPU that is left to others, in bytes.
+pub const GPU_RESERVE: u64 = 512 << 20;
 /// Tokens of one step of an engine: all decodes, then prefill chunks up to this number.
 /// Sized so that a step of a 1.5 B model on a slow CPU stays under about two seconds.
 pub const STEP_TOKENS: usize = 512;
@@ -68,6 +74,16 @@ pub const HTTP_BODY_MAX: u64 = 16 << 20;
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections served at once; further ones wait in the kernel's backlog.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
+/// Connections to the admin socket served at once; people and scripts, so few suffice, and they
+/// must not be kept out by a full public side.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// Between the end of accepting and the end of idle connections: a request that was on its way
+/// when the listener closed still arrives.
+pub const DRAIN_LINGER: Duration = Duration::from_millis(250);
+/// Pause after a failed accept (usually: no descriptors left), so that it does not spin.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Largest configuration file; the documented one has 5 KiB.
+pub const CONFIG_FILE_MAX: u64 = 1 << 20;
 /// `stop`: most stop strings of a request (OpenAI allows 4; clients of llama-server send more).
 pub const STOP_STRINGS_MAX: usize = 16;
 /// `stop`: longest stop string in bytes.

@@ -210,20 +210,21 @@ fn gemma_has_two_kinds_of_layers() {
 
 #[test]
 fn gemma_27b_scales_scores_by_width() {
-    let scale = |n_layer| File::new("gemma3", n_layer).with("gemma3.attention.key_length", Value::U32(16));
-    let wide = |n_layer| {
-        let mut f = scale(n_layer).with("gemma3.attention.head_count", Value::U32(1));
+    let scale = |n_layer| {
+        let mut f = File::new("gemma3", n_layer)
+            .with("gemma3.attention.key_length", Value::U32(8))
+            .with("gemma3.attention.value_length", Value::U32(8));
         for (name, _, dims) in &mut f.tensors {
-            if name.ends_with("attn_q.weight") {
-                dims[1] = 16;
-            } else if name.ends_with("attn_output.weight") {
-                dims[0] = 16;
+            match name.split('.').nth(2) {
+                Some("attn_q" | "attn_k" | "attn_v") => dims[1] /= 2,
+                Some("attn_output" | "attn_q_norm" | "attn_k_norm") => dims[0] /= 2,
+                _ => {}
             }
         }
-        f.with("gemma3.attention.value_length", Value::U32(16)).open().expect("sound").hparams.score_scale
+        f.open().expect("sound").hparams.score_scale
     };
-    assert_eq!(wide(61), 0.25);
-    assert_eq!(wide(62), 1.0 / 32f32.sqrt());
+    assert_eq!(scale(61), 1.0 / 8f32.sqrt());
+    assert_eq!(scale(62), 1.0 / 16f32.sqrt());
 }
 
 #[test]

@@ -105,6 +105,11 @@ mod tests {
         // Replay the plan: whoever writes a slot owns it; whoever reads must still own it.
         let mut owner = vec![None; layout.slots.len()];
         for op in &plan.ops {
+            let operands: Vec<BufId> = op.reads().into_iter().chain(op.writes()).collect();
+            for (i, a) in operands.iter().enumerate() {
+                let apart = |b: &BufId| a == b || layout.slot(*a) != layout.slot(*b);
+                assert!(operands[..i].iter().all(apart), "{} writes over its input", op.name());
+            }
             for b in op.reads() {
                 assert_eq!(owner[layout.slot(b)], Some(b), "{} reads a buffer that was overwritten", op.name());
             }

@@ -1,6 +1,8 @@
 //! Models against goldens of independent implementations: the plan by a naive executor, then the CPU backend.
 
+mod backend;
 mod goldens;
+mod real;
 mod reference;
 
 use goldens::{best, max_difference, tiny};
@@ -14,12 +16,12 @@ fn plans_agree_with_goldens() {
         let mut reference = Reference::new(&plan);
         let logits: Vec<f32> = golden.tokens.iter().flat_map(|t| reference.push(*t)).collect();
         let difference = max_difference(&logits, &golden.logits());
-        assert!(difference <= 1e-3, "{}: logits differ by {difference}", golden.name);
+        println!("{}: {difference}", golden.name);
+        assert!(difference <= 1e-4, "{}: logits differ by {difference}", golden.name);
         let mut next = best(&logits[logits.len() - golden.n_vocab..]);
         for (i, id) in golden.greedy.iter().enumerate() {
             assert_eq!(next, *id, "{}: token {i} of the continuation", golden.name);
             next = best(&reference.push(next));
         }
-        println!("{}: {difference}", golden.name);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use rocmforge::plan::memory::Layout;
 use rocmforge::plan::op::{Activation, Attention, BufId, NormKind, Op, Rope, RopeStyle, Rows, WeightId};
 use rocmforge::plan::{Plan, Weight};
 
@@ -14,6 +15,8 @@ type Cache = Vec<(Vec<f32>, Vec<f32>)>;
 /// One sequence on its way through a plan.
 pub struct Reference<'a> {
     plan: &'a Plan,
+    /// Buffers share memory as in a backend, so that a wrong layout shows.
+    layout: Layout,
     weights: Vec<Vec<f32>>,
     caches: HashMap<(u32, u32), Cache>,
     position: usize,
@@ -24,34 +27,43 @@ impl<'a> Reference<'a> {
     pub fn new(plan: &'a Plan) -> Self {
         plan.check().expect("a sound plan");
         let weights = plan.weights.iter().map(dequantize).collect();
-        Self { plan, weights, caches: HashMap::new(), position: 0 }
+        Self { plan, layout: Layout::new(plan), weights, caches: HashMap::new(), position: 0 }
     }
 
     /// Appends a token; gives its logits.
     pub fn push(&mut self, token: u32) -> Vec<f32> {
-        let mut buffers: Vec<Vec<f32>> = self.plan.buffers.iter().map(|b| vec![f32::NAN; b.width]).collect();
+        let mut slots = vec![Vec::new(); self.layout.slots.len()];
         for op in &self.plan.ops {
-            self.op(op, token, &mut buffers);
+            self.op(op, token, &mut slots);
         }
         self.position += 1;
         assert_eq!(self.plan.buffer(self.plan.logits).rows, Rows::Outputs);
-        buffers.swap_remove(self.plan.logits.0 as usize)
+        slots.swap_remove(self.slot(self.plan.logits))
+    }
+
+    fn slot(&self, id: BufId) -> usize {
+        self.layout.slot(id)
+    }
+
+    fn read(&self, slots: &[Vec<f32>], id: &BufId) -> Vec<f32> {
+        let values = &slots[self.slot(*id)];
+        assert_eq!(values.len(), self.plan.buffer(*id).width, "`{}` was overwritten", self.plan.buffer(*id).name);
+        values.clone()
     }
 
     fn weight(&self, id: WeightId) -> &[f32] {
         &self.weights[id.0 as usize]
     }
 
-    fn op(&mut self, op: &Op, token: u32, buffers: &mut [Vec<f32>]) {
-        let read = |buffers: &[Vec<f32>], id: &BufId| buffers[id.0 as usize].clone();
+    fn op(&mut self, op: &Op, token: u32, slots: &mut [Vec<f32>]) {
         match op {
             Op::Embed { table, scale, out } => {
                 let width = self.plan.buffer(*out).width;
                 let row = &self.weight(*table)[token as usize * width..][..width];
-                buffers[out.0 as usize] = row.iter().map(|x| x * scale).collect();
+                slots[self.slot(*out)] = row.iter().map(|x| x * scale).collect();
             }
             Op::Norm { kind, x, weight, bias, group, eps, out } => {
-                let mut x = read(buffers, x);
+                let mut x = self.read(slots, x);
                 for group in x.chunks_exact_mut(*group) {
                     let n = group.len() as f64;
                     let mean = match kind {
@@ -66,43 +78,43 @@ impl<'a> Reference<'a> {
                         *x = ((f64::from(*x) - mean) * scale) as f32 * gain + offset;
                     }
                 }
-                buffers[out.0 as usize] = x;
+                slots[self.slot(*out)] = x;
             }
             Op::Linear { x, projections } => {
-                let x = read(buffers, x);
+                let x = self.read(slots, x);
                 for p in projections {
                     let rows = self.weight(p.weight).chunks_exact(x.len());
                     let mut out: Vec<f32> = rows.map(|row| dot(row, &x)).collect();
                     if let Some(bias) = p.bias {
                         out.iter_mut().zip(self.weight(bias)).for_each(|(o, b)| *o += b);
                     }
-                    buffers[p.out.0 as usize] = out;
+                    slots[self.slot(p.out)] = out;
                 }
             }
             Op::Rope { x, head_dim, rope } => {
                 let rope = &self.plan.ropes[rope.0 as usize];
                 let factors = rope.factors.map(|id| self.weight(id));
-                for head in buffers[x.0 as usize].chunks_exact_mut(*head_dim) {
+                for head in slots[self.slot(*x)].chunks_exact_mut(*head_dim) {
                     rotate(head, rope, factors, self.position);
                 }
             }
             Op::Store { cache, slot, k, v } => {
-                let entry = (read(buffers, k), read(buffers, v));
+                let entry = (self.read(slots, k), self.read(slots, v));
                 self.caches.entry((cache.0, *slot)).or_default().push(entry);
             }
-            Op::Attention(a) => buffers[a.out.0 as usize] = self.attend(a, &buffers[a.q.0 as usize]),
+            Op::Attention(a) => slots[self.slot(a.out)] = self.attend(a, &slots[self.slot(a.q)]),
             Op::Glu { gate, up, act, out } => {
-                let up = read(buffers, up);
-                let gate = read(buffers, gate);
-                buffers[out.0 as usize] = gate.iter().zip(&up).map(|(g, u)| activate(*act, *g) * u).collect();
+                let up = self.read(slots, up);
+                let gate = self.read(slots, gate);
+                slots[self.slot(*out)] = gate.iter().zip(&up).map(|(g, u)| activate(*act, *g) * u).collect();
             }
             Op::Add { a, b, out } => {
-                let (a, b) = (read(buffers, a), read(buffers, b));
-                buffers[out.0 as usize] = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+                let (a, b) = (self.read(slots, a), self.read(slots, b));
+                slots[self.slot(*out)] = a.iter().zip(&b).map(|(a, b)| a + b).collect();
             }
-            Op::Scale { x, factor } => buffers[x.0 as usize].iter_mut().for_each(|x| *x *= factor),
-            Op::Softcap { x, cap } => buffers[x.0 as usize].iter_mut().for_each(|x| *x = cap * (*x / cap).tanh()),
-            Op::Select { x, out } => buffers[out.0 as usize] = read(buffers, x),
+            Op::Scale { x, factor } => slots[self.slot(*x)].iter_mut().for_each(|x| *x *= factor),
+            Op::Softcap { x, cap } => slots[self.slot(*x)].iter_mut().for_each(|x| *x = cap * (*x / cap).tanh()),
+            Op::Select { x, out } => slots[self.slot(*out)] = self.read(slots, x),
         }
     }
 

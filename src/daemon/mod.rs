@@ -1,0 +1,3 @@
+//! The daemon: configuration, startup and shutdown order, systemd.
+
+pub mod config;

@@ -1,0 +1,5 @@
+//! What `rocmforged` does with a model without serving it: `eval` and `tokenize`.
+
+pub mod drive;
+pub mod eval;
+pub mod tokenize;
