@@ -7,6 +7,7 @@
 /// second one the last 16: both add into the same lanes, so that the four blocks cost one
 /// conversion and one multiplication by their scales.
 pub(super) mod avx512 {
+    pub use crate::quant::block256::avx512::nibbles;
     use crate::quant::{GROUP, Q8, SUB};
     use crate::simd::rows::walk_avx512;
     use crate::simd::x86::*;
@@ -51,7 +52,7 @@ pub(super) mod avx512 {
         let mut i = 0;
         while i < 16 {
             let at = i / 4 * bytes + from;
-            assert!(at % 2 == 0);
+            assert!(at.is_multiple_of(2));
             index[i] = if at + 1 < 64 { at as u16 / 2 } else { (at - second + 64) as u16 / 2 };
             i += 1;
         }
@@ -71,14 +72,6 @@ pub(super) mod avx512 {
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     pub fn pick(first: __m512i, index: &[u8; 64], second: __m512i) -> __m512i {
         _mm512_permutex2var_epi8(first, load512(index), second)
-    }
-
-    /// Low and high nibbles.
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    pub fn nibbles(v: __m512i) -> (__m512i, __m512i) {
-        let mask = _mm512_set1_epi8(15);
-        (_mm512_and_si512(v, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask))
     }
 
     /// Adds 16 to each code whose bit of the high bits is set: `bits` holds, 8 times each, the
