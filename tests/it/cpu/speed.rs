@@ -62,9 +62,8 @@ fn speed() {
             (now(threads) - start).as_secs_f64()
         };
         // Others use the machine too: the best of several.
-        let mut best = |n: usize, sequences, tokens, pos| {
-            (0..n).map(|_| step(sequences, tokens, pos)).fold(f64::MAX, f64::min)
-        };
+        let mut best =
+            |n: usize, sequences, tokens, pos| (0..n).map(|_| step(sequences, tokens, pos)).fold(f64::MAX, f64::min);
         best(1, 8, 64, 64);
         println!("{threads} threads: prefill 512 {:.1} tok/s", 512.0 / best(3, 1, 512, 0));
         println!("{threads} threads: prefill 64 {:.1} tok/s", 64.0 / best(3, 1, 64, 0));
