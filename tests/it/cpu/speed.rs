@@ -35,7 +35,7 @@ fn speed() {
     let gguf = Gguf::open(path.as_ref()).unwrap();
     let model = Model::from_gguf(&gguf).unwrap();
     let plan = Arc::new(model.plan(&PlanOptions { kv_type: KvType::F16 }));
-    for threads in [1, 2] {
+    for threads in std::env::var("THREADS").map_or(vec![1, 2], |t| vec![t.parse().unwrap()]) {
         let pool = CpuPool::new(threads, Tier::detect());
         let mut backend = CpuBackend::new(Arc::clone(&plan), pool, 512, 8).unwrap();
         let blocks = CONTEXT / KV_BLOCK_TOKENS;
@@ -62,9 +62,8 @@ fn speed() {
             (now(threads) - start).as_secs_f64()
         };
         // Others use the machine too: the best of several.
-        let mut best = |n: usize, sequences, tokens, pos| {
-            (0..n).map(|_| step(sequences, tokens, pos)).fold(f64::MAX, f64::min)
-        };
+        let mut best =
+            |n: usize, sequences, tokens, pos| (0..n).map(|_| step(sequences, tokens, pos)).fold(f64::MAX, f64::min);
         best(1, 8, 64, 64);
         println!("{threads} threads: prefill 512 {:.1} tok/s", 512.0 / best(3, 1, 512, 0));
         println!("{threads} threads: prefill 64 {:.1} tok/s", 64.0 / best(3, 1, 64, 0));
