@@ -1,6 +1,7 @@
 //! Models against goldens of independent implementations: the plan by a naive executor, then the CPU backend.
 
 mod backend;
+mod eval;
 mod goldens;
 mod real;
 mod reference;
