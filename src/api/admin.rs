@@ -307,6 +307,3 @@ fn line(value: &impl Serialize) -> Result<Vec<u8>, Infallible> {
 fn ndjson(body: Body) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], body).into_response()
 }
-
-#[cfg(test)]
-mod tests;

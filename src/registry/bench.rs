@@ -27,7 +27,9 @@ impl Handle<Loaded> {
             }
         }
         if request.batch == 0 || request.repetitions == 0 || request.n_prompt == 0 && request.n_gen == 0 {
-            return Err(RegistryError::Invalid("batch and repetitions are at least 1, and so is n_prompt or n_gen".to_owned()));
+            return Err(RegistryError::Invalid(
+                "batch and repetitions are at least 1, and so is n_prompt or n_gen".to_owned(),
+            ));
         }
         let lease = self.lease(&request.model).await?;
         let model = &lease.model;

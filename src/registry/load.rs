@@ -292,8 +292,8 @@ fn warm_up(engine: &Handle, tokenizer: &Tokenizer) -> Result<(), LoadError> {
             Ok(events) => tokio::time::timeout(WARMUP_MAX, finite(events)).await,
             Err(e) => Ok(Err(device(format!("the first step failed: {e}")))),
         };
-        let outcome = outcome
-            .unwrap_or_else(|_| Err(device(format!("the first step took over {} s", WARMUP_MAX.as_secs()))));
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(device(format!("the first step took over {} s", WARMUP_MAX.as_secs()))));
         if outcome.is_err() {
             tokio::time::timeout(WARMUP_MAX, engine.stop(false)).await.ok();
         }

@@ -3,9 +3,9 @@
 //! A bounded ring in memory that `forgectl why` and `events` read; every entry is written to the
 //! log as well, so that nothing is lost when the ring turns over.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::broadcast;
 
@@ -29,17 +29,32 @@ pub struct Decision {
     pub uid: Option<u32>,
 }
 
-/// The last [`DECISIONS_MAX`] decisions, and a feed of new ones.
+/// What became of a model's loads since the daemon started, for `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outcomes {
+    /// Loads that succeeded.
+    pub loaded: u64,
+    /// Loads that failed.
+    pub failed: u64,
+    /// Time of the loads that succeeded, seconds in all.
+    pub load_seconds: f64,
+    /// Times it was unloaded.
+    pub evicted: u64,
+}
+
+/// The last [`DECISIONS_MAX`] decisions, a feed of new ones, and what the ring forgets in numbers.
 #[derive(Debug)]
 pub struct DecisionLog {
     // A std mutex: held for a push or a copy, never across an await.
     ring: Mutex<VecDeque<Decision>>,
     feed: broadcast::Sender<Decision>,
+    // By model; as many as the catalog has had.
+    outcomes: Mutex<BTreeMap<String, Outcomes>>,
 }
 
 impl Default for DecisionLog {
     fn default() -> Self {
-        Self { ring: Mutex::default(), feed: broadcast::channel(FOLLOW_AHEAD).0 }
+        Self { ring: Mutex::default(), feed: broadcast::channel(FOLLOW_AHEAD).0, outcomes: Mutex::default() }
     }
 }
 
@@ -63,6 +78,32 @@ impl DecisionLog {
         // Sent under the lock, so that `follow` neither misses nor repeats one. An error only
         // says that nobody follows.
         self.feed.send(decision).ok();
+    }
+
+    /// Counts a load that succeeded, and its time.
+    pub fn count_load(&self, model: &str, time: Duration) {
+        self.count(model, |o| (o.loaded, o.load_seconds) = (o.loaded + 1, o.load_seconds + time.as_secs_f64()));
+    }
+
+    /// Counts a load that failed.
+    pub fn count_failure(&self, model: &str) {
+        self.count(model, |o| o.failed += 1);
+    }
+
+    /// Counts an unloading, whoever wanted it.
+    pub fn count_eviction(&self, model: &str) {
+        self.count(model, |o| o.evicted += 1);
+    }
+
+    fn count(&self, model: &str, change: impl FnOnce(&mut Outcomes)) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        change(outcomes.entry(model.to_owned()).or_default());
+    }
+
+    /// What became of each model's loads.
+    pub fn outcomes(&self) -> Vec<(String, Outcomes)> {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.iter().map(|(model, o)| (model.clone(), *o)).collect()
     }
 
     /// Decisions, oldest first; with `model`, only those about it.
@@ -94,6 +135,18 @@ mod tests {
         assert_eq!(all.last().map(|d| d.message.clone()), Some((DECISIONS_MAX + 2).to_string()));
         assert!(log.recent(Some("a")).iter().all(|d| d.model.as_deref() == Some("a")));
         assert!(log.recent(Some("c")).is_empty());
+    }
+
+    #[test]
+    fn outcomes_are_counted_by_model() {
+        let log = DecisionLog::new();
+        log.count_load("a", Duration::from_millis(500));
+        log.count_load("a", Duration::from_millis(250));
+        log.count_eviction("a");
+        log.count_failure("b");
+        let a = Outcomes { loaded: 2, load_seconds: 0.75, evicted: 1, failed: 0 };
+        let b = Outcomes { failed: 1, ..Outcomes::default() };
+        assert_eq!(log.outcomes(), [("a".to_owned(), a), ("b".to_owned(), b)]);
     }
 
     #[test]

@@ -7,9 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
+
+use super::events::Outcomes;
 
 /// Buckets of times that a user waits for, in seconds: about three a decade, 1 ms to 5 min.
 const WAIT_BUCKETS: &[f64] =
@@ -47,6 +51,13 @@ pub struct ModelNow {
     pub model: String,
     /// `ready`, `loading`, …
     pub state: String,
+    /// Its engine, if it is loaded.
+    pub engine: Option<EngineNow>,
+}
+
+/// An engine's present numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineNow {
     /// Requests being worked on.
     pub running: u64,
     /// Requests waiting.
@@ -58,12 +69,16 @@ pub struct ModelNow {
 }
 
 /// What has a present value, as it is at a scrape.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The ledgers.
     pub devices: Vec<DeviceLedger>,
     /// Models that are not absent.
     pub models: Vec<ModelNow>,
+    /// Loads and evictions so far, by model ([`DecisionLog::outcomes`]).
+    ///
+    /// [`DecisionLog::outcomes`]: super::events::DecisionLog::outcomes
+    pub outcomes: Vec<(String, Outcomes)>,
 }
 
 /// Every metric of the process.
@@ -79,12 +94,6 @@ pub struct Metrics {
     ttft: HistogramVec,
     inter_token: HistogramVec,
     queue: HistogramVec,
-    /// Loads that ended, by `model` and `result` (`ok`, `failed`).
-    pub loads: IntCounterVec,
-    /// Time of a load, by `model`.
-    pub load_seconds: HistogramVec,
-    /// Evictions by `model` and `reason` (`room`, `admin`, `ttl`, `failed`).
-    pub evictions: IntCounterVec,
     memory_budget: IntGaugeVec,
     memory_reserved: IntGaugeVec,
     model_state: IntGaugeVec,
@@ -173,18 +182,6 @@ impl Metrics {
                 &["model"],
                 WAIT_BUCKETS,
             )?,
-            loads: counter("rocmforge_loads_total", "Loads that ended: ok or failed.", &["model", "result"])?,
-            load_seconds: histogram(
-                "rocmforge_load_seconds",
-                "Time of a load that succeeded.",
-                &["model"],
-                WAIT_BUCKETS,
-            )?,
-            evictions: counter(
-                "rocmforge_evictions_total",
-                "Models unloaded, by reason: room, admin, ttl, failed.",
-                &["model", "reason"],
-            )?,
             memory_budget: gauge("rocmforge_memory_budget_bytes", "Budget of a device.", &["device"])?,
             memory_reserved: gauge(
                 "rocmforge_memory_reserved_bytes",
@@ -241,15 +238,35 @@ impl Metrics {
         for m in &now.models {
             let id = m.model.as_str();
             self.model_state.with_label_values(&[id, m.state.as_str()]).set(1);
-            self.engine_requests.with_label_values(&[id, "running"]).set(clip(m.running));
-            self.engine_requests.with_label_values(&[id, "waiting"]).set(clip(m.waiting));
-            self.kv_blocks.with_label_values(&[id, "used"]).set(clip(m.kv_used));
-            self.kv_blocks.with_label_values(&[id, "total"]).set(clip(m.kv_total));
+            let Some(e) = m.engine else { continue };
+            self.engine_requests.with_label_values(&[id, "running"]).set(clip(e.running));
+            self.engine_requests.with_label_values(&[id, "waiting"]).set(clip(e.waiting));
+            self.kv_blocks.with_label_values(&[id, "used"]).set(clip(e.kv_used));
+            self.kv_blocks.with_label_values(&[id, "total"]).set(clip(e.kv_total));
         }
+        let mut families = self.registry.gather();
+        families.extend(outcomes(&now.outcomes)?);
         let mut text = Vec::with_capacity(16 << 10);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
+}
+
+/// Counters that are kept elsewhere: made anew for each scrape, since a counter cannot be set.
+fn outcomes(of: &[(String, Outcomes)]) -> prometheus::Result<Vec<MetricFamily>> {
+    let registry = Registry::new();
+    let counter =
+        |name: &str, help: &str, labels: &[&str]| register(&registry, CounterVec::new(Opts::new(name, help), labels)?);
+    let loads = counter("rocmforge_loads_total", "Loads that ended: ok or failed.", &["model", "result"])?;
+    let seconds = counter("rocmforge_load_seconds_total", "Time of the loads that succeeded.", &["model"])?;
+    let evictions = counter("rocmforge_evictions_total", "Models unloaded, whoever wanted it.", &["model"])?;
+    for (model, o) in of {
+        loads.with_label_values(&[model.as_str(), "ok"]).inc_by(o.loaded as f64);
+        loads.with_label_values(&[model.as_str(), "failed"]).inc_by(o.failed as f64);
+        seconds.with_label_values(&[model]).inc_by(o.load_seconds);
+        evictions.with_label_values(&[model]).inc_by(o.evicted as f64);
+    }
+    Ok(registry.gather())
 }
 
 impl std::fmt::Debug for Metrics {
@@ -271,9 +288,9 @@ mod tests {
         let m = Metrics::new("1.2.3", "avx2").expect("metrics");
         let held = |model: &str| Held { model: model.into(), kind: "weights".into(), bytes: 7 };
         let device = |held| DeviceLedger { device: "cpu".into(), budget: 100, held };
-        let first = text(&m, &Snapshot { devices: vec![device(vec![held("a"), held("b")])], models: vec![] });
+        let first = text(&m, &Snapshot { devices: vec![device(vec![held("a"), held("b")])], ..Snapshot::default() });
         assert!(first.contains("rocmforge_memory_reserved_bytes{device=\"cpu\",kind=\"weights\",model=\"a\"} 7\n"));
-        let second = text(&m, &Snapshot { devices: vec![device(vec![held("b")])], models: vec![] });
+        let second = text(&m, &Snapshot { devices: vec![device(vec![held("b")])], ..Snapshot::default() });
         assert!(!second.contains("model=\"a\""), "an evicted model must not linger:\n{second}");
         assert!(second.contains("rocmforge_memory_budget_bytes{device=\"cpu\"} 100\n"));
         assert!(second.contains("rocmforge_build_info{simd=\"avx2\",version=\"1.2.3\"} 1\n"));
@@ -294,14 +311,13 @@ mod tests {
         m.in_flight.with_label_values(&["e"]).set(0);
         m.request_seconds.with_label_values(&["e"]).observe(0.0);
         m.model("m").ttft.observe(0.0);
-        m.loads.with_label_values(&["m", "ok"]).inc();
-        m.load_seconds.with_label_values(&["m"]).observe(0.0);
-        m.evictions.with_label_values(&["m", "room"]).inc();
         let held = vec![Held { model: "m".into(), kind: "cache".into(), bytes: 1 }];
-        let model =
-            ModelNow { model: "m".into(), state: "ready".into(), running: 1, waiting: 2, kv_used: 3, kv_total: 4 };
+        let model = ModelNow { model: "m".into(), state: "ready".into(), engine: Some(EngineNow::default()) };
         let devices = vec![DeviceLedger { device: "cpu".into(), budget: 1, held }];
-        let t = text(&m, &Snapshot { devices, models: vec![model] });
+        let outcomes = vec![("m".to_owned(), Outcomes { loaded: 3, load_seconds: 1.5, ..Outcomes::default() })];
+        let t = text(&m, &Snapshot { devices, models: vec![model], outcomes });
+        assert!(t.contains("\nrocmforge_loads_total{model=\"m\",result=\"ok\"} 3\n"), "{t}");
+        assert!(t.contains("\nrocmforge_load_seconds_total{model=\"m\"} 1.5\n"), "{t}");
         let doc = include_str!("../../docs/METRICS.md");
         let names: Vec<_> = t.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next()).collect();
         assert!(names.len() > 15, "{names:?}");

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use super::Api;
 use super::error::ApiError;
 use crate::base::limits::HEALTH_ANSWER_MAX;
-use crate::proto::admin::{Device, Model, ModelState};
+use crate::proto::admin::{Device, Model, ModelState, ModelStats};
 use crate::registry::{RegistryError, state_name};
-use crate::telemetry::metrics::{DeviceLedger, Held, ModelNow, Snapshot};
+use crate::telemetry::metrics::{DeviceLedger, EngineNow, Held, ModelNow, Snapshot};
 
 /// 200 while the process answers.
 pub async fn live() -> Json<serde_json::Value> {
@@ -69,19 +69,20 @@ async fn snapshot(api: &Api) -> Result<Snapshot, RegistryError> {
         budget: d.budget,
         held: d.ledger.into_iter().map(|e| Held { model: e.owner, kind: e.kind, bytes: e.bytes }).collect(),
     };
-    let model = |m: Model| {
-        let s = stats.iter().find(|s| s.id == m.id).cloned().unwrap_or_default();
-        ModelNow {
-            model: m.id,
-            state: state_name(m.state).to_owned(),
-            running: s.running.into(),
-            waiting: s.waiting.into(),
-            kv_used: s.kv_blocks_used,
-            kv_total: s.kv_blocks_total,
-        }
+    let engine = |s: &ModelStats| EngineNow {
+        running: s.running.into(),
+        waiting: s.waiting.into(),
+        kv_used: s.kv_blocks_used,
+        kv_total: s.kv_blocks_total,
+    };
+    let model = |m: Model| ModelNow {
+        engine: stats.iter().find(|s| s.id == m.id).map(engine),
+        state: state_name(m.state).to_owned(),
+        model: m.id,
     };
     Ok(Snapshot {
         devices: devices.into_iter().map(device).collect(),
         models: models.into_iter().filter(|m| m.state != ModelState::Absent).map(model).collect(),
+        outcomes: api.registry.log().outcomes(),
     })
 }

@@ -286,6 +286,7 @@ impl Sim {
     }
 
     pub fn load(&mut self, request: LoadRequest) {
+        self.pinned_late(&request.model, request.pin);
         let (reply, answer) = oneshot::channel();
         self.core.command(Command::Load { request, source: None, uid: Some(7), reply }, self.now);
         self.loads.push(answer);
@@ -306,12 +307,17 @@ impl Sim {
         self.settle();
     }
 
-    pub fn pin(&mut self, id: &str, pinned: bool) {
-        let (reply, _answer) = oneshot::channel();
-        // It may be on its way out already.
-        if self.core.entries[id].live.as_ref().is_some_and(|l| l.leaving.is_some()) {
+    /// A model that is pinned on its way out goes all the same.
+    fn pinned_late(&mut self, id: &str, pin: bool) {
+        let leaving = self.core.entries[id].live.as_ref().is_some_and(|l| l.leaving.is_some());
+        if pin && leaving {
             self.may_go.insert(id.to_owned());
         }
+    }
+
+    pub fn pin(&mut self, id: &str, pinned: bool) {
+        let (reply, _answer) = oneshot::channel();
+        self.pinned_late(id, pinned);
         self.core.command(Command::Pin { name: id.to_owned(), pinned, uid: None, reply }, self.now);
         self.settle();
     }
