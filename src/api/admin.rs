@@ -75,14 +75,14 @@ pub fn router(admin: Arc<Admin>) -> Router {
 #[derive(Debug)]
 struct Refusal {
     status: StatusCode,
-    error: AdminError,
+    error: Box<AdminError>,
     retry_after_s: Option<u64>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         let error = AdminError { code: code.to_owned(), message: message.into(), detail: Value::Null };
-        Self { status, error, retry_after_s: None }
+        Self { status, error: Box::new(error), retry_after_s: None }
     }
 
     fn invalid(message: impl Into<String>) -> Self {
@@ -107,7 +107,7 @@ impl From<RegistryError> for Refusal {
             }
             RegistryError::Draining => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { status, error: admin_error(&e), retry_after_s: e.retry_after_s() }
+        Self { status, error: Box::new(admin_error(&e)), retry_after_s: e.retry_after_s() }
     }
 }
 
@@ -270,7 +270,7 @@ async fn bench(State(admin): State<Arc<Admin>>, bytes: Bytes) -> Answer<crate::p
 }
 
 async fn reload(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>) -> Answer<Value> {
-    let failed = |error| Refusal { status: StatusCode::BAD_REQUEST, error, retry_after_s: None };
+    let failed = |error| Refusal { status: StatusCode::BAD_REQUEST, error: Box::new(error), retry_after_s: None };
     (admin.reload)(uid(peer)).await.map_err(failed)?;
     Ok(Json(json!({ "reloaded": true })))
 }

@@ -85,7 +85,7 @@ mod tests {
         let mut swaps = 0;
         for t in 0u64.. {
             assert!(t < 10_000_000, "somebody waits for ever");
-            if ends.iter().any(|&e| e == t) {
+            if ends.contains(&t) {
                 last_use = t;
             }
             ends.retain(|&e| e > t);

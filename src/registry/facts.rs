@@ -16,7 +16,7 @@ pub(super) fn of(model: &Model, gguf: &Gguf) -> Facts {
             None => types.push((name.to_owned(), 1, bytes)),
         }
     }
-    types.sort_by(|a, b| b.2.cmp(&a.2));
+    types.sort_by_key(|t| std::cmp::Reverse(t.2));
     let word = |key: &str| gguf.meta.str(key).ok().flatten().unwrap_or("?").to_owned();
     let template = match gguf.meta.str("tokenizer.chat_template") {
         Ok(Some(_)) => "tokenizer.chat_template",

@@ -84,7 +84,7 @@ async fn paths_names_and_replaced_files() {
     let other = elsewhere.path().join("a.gguf");
     std::fs::write(&other, b"GGUFxx").expect("a file");
     registry.lease("a").await.expect("loads");
-    let absent = registry.load(request("/nowhere/x.gguf"), None).await.err().expect("no such file");
+    let absent = registry.load(request("/nowhere/x.gguf"), None).await.expect_err("no such file");
     assert!(matches!(absent, RegistryError::File { .. }), "{absent}");
     let by_path = registry.load(request(other.to_str().expect("text")), None).await.expect("begins").ready().await;
     let folder = elsewhere.path().file_name().expect("has one").to_string_lossy().into_owned();
