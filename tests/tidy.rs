@@ -53,6 +53,8 @@ const CRATES: &[(&str, &str)] = &[
 /// The only files that may say `unsafe`; each opens by saying what it guarantees to safe callers.
 const UNSAFE: &[&str] = &[
     "src/backend/cpu/workers.rs",
+    "src/backend/cpu/workers/fpu.rs",
+    "src/backend/cpu/workers/tiles.rs",
     "src/daemon/systemd.rs",
     "src/gguf/map.rs",
     "src/pool/arena.rs",
@@ -68,13 +70,33 @@ const LINES_MAX: usize = 500;
 struct Source {
     path: String,
     text: String,
+    /// Only tests compile it: some parent declares it under `#[cfg(test)]`.
+    test: bool,
 }
 
 impl Source {
-    /// Code before the tests at the file's end, without comments and doc comments: (line number, line).
+    /// Code before the tests at the file's end, without comments: (line number, line).
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let end = self.text.find("#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
+        let end = match self.test {
+            true => 0,
+            false => self.text.find("#[cfg(test)]\nmod tests {").unwrap_or(self.text.len()),
+        };
         self.text[..end].lines().enumerate().map(|(i, line)| (i + 1, line.split("//").next().unwrap_or("")))
+    }
+
+    /// Paths (without `.rs`) of the modules that this file declares for tests only.
+    fn test_modules(&self) -> Vec<String> {
+        let path = Path::new(&self.path);
+        let home = match path.file_stem().and_then(|s| s.to_str()) {
+            Some("mod" | "lib") | None => path.parent().unwrap_or(path).to_path_buf(),
+            Some(_) => path.with_extension(""),
+        };
+        let declared = self.text.split("#[cfg(test)]\n").skip(1);
+        let names = declared.filter_map(|rest| {
+            let line = rest.lines().find(|l| !l.starts_with("#["))?;
+            line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')
+        });
+        names.map(|n| home.join(n).to_string_lossy().into_owned()).collect()
     }
 
     /// The module under `src/` that the file belongs to; binaries and lib.rs belong to none.
@@ -108,13 +130,19 @@ fn sources(folder: &str) -> Vec<Source> {
     walk(&root().join(folder), &mut paths);
     paths.retain(|p| p.extension().is_some_and(|e| e == "rs"));
     paths.sort();
-    paths
+    let mut found: Vec<Source> = paths
         .into_iter()
         .map(|p| Source {
             text: fs::read_to_string(&p).expect("readable source"),
             path: p.strip_prefix(root()).expect("inside").to_string_lossy().into_owned(),
+            test: false,
         })
-        .collect()
+        .collect();
+    let test_modules: Vec<String> = found.iter().flat_map(|s| s.test_modules()).collect();
+    for s in &mut found {
+        s.test = test_modules.iter().any(|m| s.path == format!("{m}.rs") || s.path.starts_with(&format!("{m}/")));
+    }
+    found
 }
 
 fn report(rule: &str, offences: &[String]) {
@@ -192,12 +220,14 @@ fn crates_stay_in_their_rooms() {
 fn unsafe_is_confined_and_explained() {
     let mut offences = Vec::new();
     for s in sources("src") {
-        let uses = s.code().find(|(_, line)| has_word(line, "unsafe"));
+        // Outside of string literals.
+        let said = |line: &str| line.split('"').step_by(2).any(|part| has_word(part, "unsafe"));
+        let uses = s.code().find(|(_, line)| said(line));
         match (uses, UNSAFE.contains(&s.path.as_str())) {
             (Some((n, _)), false) => offences.push(format!("{}:{n}: unsafe outside the listed files", s.path)),
             (Some(_), true) => {
                 let head: String = s.text.lines().take_while(|l| l.starts_with("//!")).collect();
-                if !head.contains("guarantee") {
+                if !head.contains("Guarantees to safe callers") {
                     offences.push(format!("{}: the head must say what it guarantees to safe callers", s.path));
                 }
             }
@@ -264,11 +294,12 @@ fn nothing_unfinished_outside_tests() {
 fn a_model_is_data() {
     let mut offences = Vec::new();
     for s in sources("src") {
-        if s.path == "src/model/archs.rs" {
+        // registry/facts.rs shows the name, also of a file that no row fits; it compares nothing.
+        if s.path == "src/model/archs.rs" || s.path == "src/registry/facts.rs" {
             continue;
         }
         for (n, line) in s.code() {
-            if line.contains("general.architecture") && !line.contains("Missing") {
+            if line.contains("general.architecture") {
                 offences.push(format!("{}:{n}: only model/archs.rs reads general.architecture", s.path));
             }
         }

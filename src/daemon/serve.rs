@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::{Listener, SocketFile};
-use crate::base::limits;
 use crate::api::admin::PeerUid;
+use crate::base::limits;
 
 /// Listeners that serve one router.
 #[derive(Debug)]

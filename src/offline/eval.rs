@@ -148,8 +148,7 @@ pub fn run(options: &Options) -> Result<Report, EvalError> {
         return Err(EvalError::Input(format!("token {id} of a vocabulary of {}", model.hparams.n_vocab)));
     }
     let mut run = Run::new(options, &model, copies)?;
-    let mut report =
-        Report { device: run.driver.device(), n_tokens: tokens.len(), difference: None, perplexity: None };
+    let mut report = Report { device: run.driver.device(), n_tokens: tokens.len(), difference: None, perplexity: None };
     match &options.logits {
         Some(path) => logits(&mut run, &tokens, options.context, path)?,
         None => report.perplexity = Some(perplexity(&mut run, tokens, bos, options.context.unwrap_or(WINDOW))?),
@@ -310,7 +309,8 @@ mod tests {
         assert_eq!(report.to_string(), "logits of 30 tokens (cpu avx2)");
         report.perplexity = Some(Perplexity { value: 12.34567, error: 0.5, n_scored: 14, context: 16 });
         report.difference = Some(0.25);
-        let line = "perplexity 12.3457 +/- 0.5000 (14 of 30 tokens, windows of 16, cpu avx2); copies differ by at most 0.25";
+        let line =
+            "perplexity 12.3457 +/- 0.5000 (14 of 30 tokens, windows of 16, cpu avx2); copies differ by at most 0.25";
         assert_eq!(report.to_string(), line);
     }
 }

@@ -59,11 +59,11 @@ pub fn run(options: &Options) -> Result<usize, TokenizeError> {
     };
     let tokenizer = Tokenizer::from_meta(&Gguf::open(&options.model)?.meta)?;
     let input = std::fs::read(&options.input).map_err(io(&options.input))?;
-    let texts: Vec<String> = serde_json::from_slice(&input)
-        .map_err(|source| TokenizeError::Json { path: options.input.clone(), source })?;
+    let texts: Vec<String> =
+        serde_json::from_slice(&input).map_err(|source| TokenizeError::Json { path: options.input.clone(), source })?;
     let ids: Vec<Vec<u32>> = texts.iter().map(|t| tokenizer.encode(t, options.special, options.special)).collect();
-    let json = serde_json::to_vec(&ids)
-        .map_err(|source| TokenizeError::Json { path: options.output.clone(), source })?;
+    let json =
+        serde_json::to_vec(&ids).map_err(|source| TokenizeError::Json { path: options.output.clone(), source })?;
     std::fs::write(&options.output, json).map_err(io(&options.output))?;
     Ok(texts.len())
 }

@@ -62,7 +62,11 @@ fn quantized_logits_are_as_good_as_llama_cpp() {
                 let ours = rms_difference(&logits(&mut driver, sequence, &golden.tokens, chunk), &golden.logits());
                 println!("{} {} {path}: {ours:.5} of {theirs:.5}", golden.name, tier.name());
                 if ours.is_nan() || ours > 1.05 * theirs || ours > 0.05 * f64::from(golden.std) {
-                    worse.push(format!("{} on {} in {path}: {ours:.5}, llama.cpp {theirs:.5}", golden.name, tier.name()));
+                    worse.push(format!(
+                        "{} on {} in {path}: {ours:.5}, llama.cpp {theirs:.5}",
+                        golden.name,
+                        tier.name()
+                    ));
                 }
             }
         }

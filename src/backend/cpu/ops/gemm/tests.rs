@@ -162,9 +162,17 @@ fn several_products_of_one_input() {
         let weights: Vec<_> = kinds.iter().map(|&(ty, n)| matrix(ty.format().unwrap(), 1, n, k)).collect();
         let mut matmul = Matmul::new(Extent { coded_k: k, float_k: k, tokens }, team.threads());
         let mut together: Vec<Vec<f32>> = kinds.iter().map(|(_, n)| vec![0.0; n * tokens]).collect();
-        let mut products: Vec<_> = together.iter_mut().zip(&weights).zip(kinds).map(|((out, rows), (ty, width))| {
-            Product { weight: Matrix { format: ty.format().unwrap(), rows, k }, bias: None, out, width }
-        }).collect();
+        let mut products: Vec<_> = together
+            .iter_mut()
+            .zip(&weights)
+            .zip(kinds)
+            .map(|((out, rows), (ty, width))| Product {
+                weight: Matrix { format: ty.format().unwrap(), rows, k },
+                bias: None,
+                out,
+                width,
+            })
+            .collect();
         matmul.linear(team, &x, k, &mut products);
         for ((rows, (ty, width)), together) in weights.iter().zip(kinds).zip(&together) {
             let mut out = vec![0.0; width * tokens];
@@ -187,7 +195,11 @@ fn speed_of_the_gemm() {
         let best = |run: &mut dyn FnMut() -> f64| (0..12).map(|_| run()).fold(0.0, f64::max);
         println!("{threads} threads, vpdpbusd in registers: {:.0} GOP/s", best(&mut || peak(&mut team)));
         for ty in [GgmlType::Q4_K, GgmlType::Q6_K] {
-            println!("{threads} threads, {} from the first-level cache: {:.0} GOP/s", ty.name(), best(&mut || stage(&mut team, ty)));
+            println!(
+                "{threads} threads, {} from the first-level cache: {:.0} GOP/s",
+                ty.name(),
+                best(&mut || stage(&mut team, ty))
+            );
         }
         for (ty, n_rows, k) in [
             (GgmlType::Q4_K, 8960, 1536),
@@ -213,7 +225,11 @@ fn speed_of_the_gemm() {
             let start = Instant::now();
             matmul.gemm.pack_coded(&mut team, &x, k);
             let pack = start.elapsed().as_secs_f64() / times[0];
-            println!("{threads} threads, {} {n_rows}x{k} T={tokens}: {gops:.0} GOP/s, packing {:.1} %", ty.name(), pack * 100.0);
+            println!(
+                "{threads} threads, {} {n_rows}x{k} T={tokens}: {gops:.0} GOP/s, packing {:.1} %",
+                ty.name(),
+                pack * 100.0
+            );
         }
     }
 }
