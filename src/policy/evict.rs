@@ -210,6 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn a_search_that_is_cut_short_spares_whom_it_can() {
+        // Small ones are cheapest by the byte, but the large one is needed and suffices.
+        let c = |bytes, reload_s| Candidate {
+            bytes,
+            idle: Duration::from_secs(1000),
+            reload: Duration::from_secs(reload_s),
+            standing: Standing::Idle,
+        };
+        let mut all = vec![c(10, 1); 40];
+        all.push(c(1000, 1000));
+        assert_eq!(victims(&all, 1000), Some(vec![40]));
+    }
+
+    #[test]
     fn long_idle_large_and_quickly_reloaded_goes_first() {
         let c = |bytes, idle_s, reload_s| Candidate {
             bytes,
