@@ -5,7 +5,7 @@
 //! weights' mins: `sum (scale*code - min) * x = scale*d * sum code*q - min*s`.
 
 use super::SUB;
-use crate::simd::Tier;
+use crate::simd::{Tier, enter};
 
 /// Activations that share a scale.
 pub const GROUP: usize = 32;
@@ -109,10 +109,23 @@ impl Q8Buf {
 ///
 /// # Panics
 /// If the lengths do not fit: `q` as long as `x`, `d` a 32nd, `s` a 16th of it.
-pub fn quantize(_tier: Tier, x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]) {
+pub fn quantize(tier: Tier, x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]) {
     assert!(x.len().is_multiple_of(GROUP) && q.len() == x.len());
     assert!(d.len() * GROUP == x.len() && s.len() * SUB == x.len());
-    quantize_scalar(x, q, d, s);
+    if let Some(token) = tier.avx512() {
+        enter!(Avx512, token => x86::quantize_avx512(x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]));
+    } else if let Some(token) = tier.avx2() {
+        enter!(Avx2, token => x86::quantize_avx2(x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]));
+    } else {
+        quantize_scalar(x, q, d, s);
+    }
+}
+
+/// Scale of a group, and the factor that makes its codes (0 if they are all zero).
+#[inline]
+fn scale_factor(amax: f32) -> (f32, f32) {
+    let d = if amax < TINY { 0.0 } else { amax / 127.0 };
+    (d, if amax.is_finite() && amax >= TINY { 127.0 / amax } else { 0.0 })
 }
 
 fn quantize_scalar(x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]) {
@@ -120,13 +133,85 @@ fn quantize_scalar(x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]) {
     for (((x, q), d), s) in groups.zip(d).zip(s.as_chunks_mut::<{ GROUP / SUB }>().0) {
         // As integers, magnitudes of floats order as the floats do, with NaN above infinity.
         let amax = f32::from_bits(x.iter().map(|v| v.to_bits() & 0x7fff_ffff).fold(0, u32::max));
-        *d = if amax < TINY { 0.0 } else { amax / 127.0 };
-        let factor = if amax.is_finite() && amax >= TINY { 127.0 / amax } else { 0.0 };
+        let factor;
+        (*d, factor) = scale_factor(amax);
         for (q, x) in q.iter_mut().zip(x) {
             *q = if factor == 0.0 { 0 } else { (x * factor).round_ties_even() as i8 };
         }
         for (s, q) in s.iter_mut().zip(q.as_chunks::<SUB>().0) {
             *s = *d * q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{GROUP, SUB, scale_factor};
+    use crate::simd::x86::*;
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub fn quantize_avx512(x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]) {
+        let groups = x.as_chunks::<GROUP>().0.iter().zip(q.as_chunks_mut::<SUB>().0.as_chunks_mut::<2>().0);
+        for (((x, q), d), s) in groups.zip(d).zip(s.as_chunks_mut::<2>().0) {
+            let x = [load512_ps(part(x, 0)), load512_ps(part(x, 16))];
+            let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+            let first = _mm512_and_si512(_mm512_castps_si512(x[0]), magnitude);
+            let second = _mm512_and_si512(_mm512_castps_si512(x[1]), magnitude);
+            let amax = _mm512_reduce_max_epu32(_mm512_max_epu32(first, second));
+            let factor;
+            (*d, factor) = scale_factor(f32::from_bits(amax));
+            let keep = if factor == 0.0 { 0 } else { u16::MAX };
+            for ((x, q), s) in x.into_iter().zip(q).zip(s) {
+                let codes = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(x, _mm512_set1_ps(factor)));
+                store128_i8(q, _mm512_cvtepi32_epi8(codes));
+                *s = *d * _mm512_reduce_add_epi32(codes) as f32;
+            }
+        }
+    }
+
+    /// The sum of 8 integers.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn sum(v: __m256i) -> i32 {
+        let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+        let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b1110>(v));
+        _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b01>(v)))
+    }
+
+    /// The largest of 8 unsigned integers.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn max(v: __m256i) -> u32 {
+        let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+        let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b1110>(v));
+        _mm_cvtsi128_si32(_mm_max_epu32(v, _mm_shuffle_epi32::<0b01>(v))) as u32
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn quantize_avx2(x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [f32]) {
+        let groups = x.as_chunks::<GROUP>().0.iter().zip(q.as_chunks_mut::<GROUP>().0);
+        for (((x, q), d), s) in groups.zip(d).zip(s.as_chunks_mut::<2>().0) {
+            let x = [load256_ps(part(x, 0)), load256_ps(part(x, 8)), load256_ps(part(x, 16)), load256_ps(part(x, 24))];
+            let mut amax = _mm256_setzero_si256();
+            for x in x {
+                let magnitude = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fff_ffff));
+                amax = _mm256_max_epu32(amax, magnitude);
+            }
+            let factor;
+            (*d, factor) = scale_factor(f32::from_bits(max(amax)));
+            let mut codes = [_mm256_setzero_si256(); 4];
+            if factor != 0.0 {
+                for (codes, x) in codes.iter_mut().zip(x) {
+                    *codes = _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(factor)));
+                }
+            }
+            s[0] = *d * sum(_mm256_add_epi32(codes[0], codes[1])) as f32;
+            s[1] = *d * sum(_mm256_add_epi32(codes[2], codes[3])) as f32;
+            // The packs work in halves of 128 bits: dwords come out as 0, 4, 1, 5, 2, 6, 3, 7.
+            let words = (_mm256_packs_epi32(codes[0], codes[1]), _mm256_packs_epi32(codes[2], codes[3]));
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            store256_i8(q, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words.0, words.1), order));
         }
     }
 }

@@ -14,7 +14,12 @@ pub(super) mod avx512 {
     use crate::simd::x86::*;
     use std::arch::x86_64::*;
 
-    /// Codes 0..64, 64..128, 128..192, 192..256.
+    /// The codes of a block. With 16 subs they stand in their order: 0..64, 64..128, …
+    ///
+    /// With 8, the first and third vector hold subs 0, 2, 4 and 6, the others subs 1, 3, 5 and
+    /// 7: of each, the first 8 codes and then, in the upper half, the next 8; the third and
+    /// fourth vector likewise the last 16. So the first adds into the same lanes as the third,
+    /// the second as the fourth, and two conversions and scalings do for the block.
     pub type Codes = [__m512i; 4];
 
     /// Of a block with 8 subs: 8 scales, then 8 mins; and nothing. Of one with 16: the scales,
@@ -23,11 +28,55 @@ pub(super) mod avx512 {
 
     /// What the rows of a step share of the activation.
     struct Prepared {
+        /// In the order of [`Codes`].
         q: [__m512i; 4],
+        /// The offset's part of the dots, negated.
         start: [__m512i; 4],
         /// 8 subs: the 8 scales `d`, then the negated sums of each 32. 16: each `d` twice.
         d: __m512,
         s: __m512,
+    }
+
+    /// The sums of a row: dots, and what the mins take off (with 8 subs only its upper half).
+    type Sums = (__m512, __m512);
+
+    /// From the packed bytes of 8 subs (32 bytes for two of them) to the order of [`Codes`]:
+    /// those for the first and second vector, and those for the third and fourth.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub fn group(packed: &[u8; 128]) -> (__m512i, __m512i) {
+        let (low, high) = (load512(part(packed, 0)), load512(part(packed, 64)));
+        group_pair(low, high)
+    }
+
+    /// The qwords 0, 4, 8, 12 of two vectors and then 1, 5, 9, 13; and 2, 6, …, 3, 7, …
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn group_pair(low: __m512i, high: __m512i) -> (__m512i, __m512i) {
+        let first = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
+        let second = _mm512_add_epi64(first, _mm512_set1_epi64(2));
+        (_mm512_permutex2var_epi64(low, first, high), _mm512_permutex2var_epi64(low, second, high))
+    }
+
+    /// From their order to that of [`Codes`].
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn group_all([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let (first, third) = group_pair(_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0x44>(c, d));
+        let (second, fourth) = group_pair(_mm512_shuffle_i64x2::<0xee>(a, b), _mm512_shuffle_i64x2::<0xee>(c, d));
+        [first, second, third, fourth]
+    }
+
+    /// From the order of [`Codes`] to their own.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn ungroup([a, b, c, d]: Codes) -> Codes {
+        let of_sub = |i: i64, first: __m512i, second: __m512i| {
+            let index = _mm512_setr_epi64(i, i + 4, i + 8, i + 12, i, i + 4, i + 8, i + 12);
+            _mm512_permutex2var_epi64(first, index, second)
+        };
+        let pair = |i: i64| _mm512_mask_mov_epi64(of_sub(i, a, c), 0xf0, of_sub(i, b, d));
+        [pair(0), pair(1), pair(2), pair(3)]
     }
 
     /// Lane indices `from + i / times`.
@@ -49,10 +98,13 @@ pub(super) mod avx512 {
         scales: impl Fn(&[u8; BYTES]) -> Scales,
         codes: impl Fn(&[u8; BYTES]) -> Codes,
     ) {
-        // Which scale belongs to each lane of the four vectors of codes.
-        let each = SUBS / 4;
-        let lanes = 64 / SUBS as u32;
-        let spread = [repeat(0, lanes), repeat(each, lanes), repeat(2 * each, lanes), repeat(3 * each, lanes)];
+        // Which scale belongs to each lane of the dots.
+        let spread = if SUBS == 8 {
+            let even = _mm512_setr_epi32(0, 0, 2, 2, 4, 4, 6, 6, 0, 0, 2, 2, 4, 4, 6, 6);
+            [even, _mm512_add_epi32(even, _mm512_set1_epi32(1)), even, even]
+        } else {
+            [repeat(0, 4), repeat(4, 4), repeat(8, 4), repeat(12, 4)]
+        };
         let prepare = |i: usize| {
             let q: &[i8; 256] = part(x.q, i * 256);
             let zero = _mm512_setzero_si512();
@@ -66,36 +118,49 @@ pub(super) mod avx512 {
             } else {
                 _mm512_permutexvar_ps(repeat(0, 2), d)
             };
-            let mut prepared = Prepared { q: [zero; 4], start: [zero; 4], d, s };
-            for (j, (to, start)) in prepared.q.iter_mut().zip(&mut prepared.start).enumerate() {
-                *to = load512_i8(part(q, j * 64));
-                if OFFSET != 0 {
-                    let offsets = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(OFFSET as i8), *to);
+            let mut q =
+                [load512_i8(part(q, 0)), load512_i8(part(q, 64)), load512_i8(part(q, 128)), load512_i8(part(q, 192))];
+            if SUBS == 8 {
+                q = group_all(q);
+            }
+            let mut start = [zero; 4];
+            if OFFSET != 0 {
+                for (start, q) in start.iter_mut().zip(q) {
+                    let offsets = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(OFFSET as i8), q);
                     *start = _mm512_sub_epi32(zero, offsets);
                 }
             }
-            prepared
+            Prepared { q, start, d, s }
         };
         let begin = |block: &[u8; BYTES], x: &Prepared| {
             let (scales, mins) = scales(block);
             (_mm512_mul_ps(scales, x.d), mins)
         };
-        let step = |block: &[u8; BYTES], x: &Prepared, (scales, mins): Scales, sum: __m512| {
-            let mut sum = if OFFSET != 0 {
-                sum
+        let step = |block: &[u8; BYTES], x: &Prepared, (scales, mins): Scales, (sum, off): Sums| {
+            let off = if OFFSET != 0 {
+                off
             } else if SUBS == 8 {
-                _mm512_mask_add_ps(sum, 0xff00, sum, scales)
+                _mm512_add_ps(off, scales)
             } else {
-                _mm512_fnmadd_ps(mins, x.s, sum)
+                _mm512_fnmadd_ps(mins, x.s, off)
             };
-            let codes = codes(block);
-            for j in 0..4 {
-                let dots = _mm512_dpbusd_epi32(x.start[j], codes[j], x.q[j]);
-                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_permutexvar_ps(spread[j], scales), sum);
+            let mut dots = x.start;
+            for (j, (codes, q)) in codes(block).into_iter().zip(x.q).enumerate() {
+                let to = if SUBS == 8 { j % 2 } else { j };
+                dots[to] = _mm512_dpbusd_epi32(dots[to], codes, q);
             }
-            sum
+            let mut sum = sum;
+            for j in 0..if SUBS == 8 { 2 } else { 4 } {
+                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[j]), _mm512_permutexvar_ps(spread[j], scales), sum);
+            }
+            (sum, off)
         };
-        walk_avx512(rows, out, _mm512_setzero_ps(), prepare, begin, step, |sum| _mm512_reduce_add_ps(sum));
+        let finish = |(sum, off): Sums| {
+            let off = if SUBS == 8 { _mm512_maskz_mov_ps(0xff00, off) } else { off };
+            _mm512_add_ps(sum, off)
+        };
+        let zero = _mm512_setzero_ps();
+        walk_avx512(rows, out, (zero, zero), prepare, begin, step, finish);
     }
 
     /// A row as codes, scales and mins.
@@ -112,7 +177,8 @@ pub(super) mod avx512 {
         let blocks = row.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<256>().0);
         let subs = scales.as_chunks_mut::<16>().0.iter_mut().zip(mins.as_chunks_mut::<16>().0);
         for ((block, codes), (scales, mins)) in blocks.zip(subs) {
-            for (codes, vector) in codes.as_chunks_mut().0.iter_mut().zip(codes_of(block)) {
+            let vectors = if SUBS == 8 { ungroup(codes_of(block)) } else { codes_of(block) };
+            for (codes, vector) in codes.as_chunks_mut().0.iter_mut().zip(vectors) {
                 store512(codes, vector);
             }
             let (mut scale, mut min) = scales_of(block);
@@ -153,6 +219,14 @@ pub(super) mod avx512 {
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     pub fn scale16(d: __m128, scales: __m128i) -> __m512 {
         _mm512_mul_ps(_mm512_broadcastss_ps(d), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales)))
+    }
+
+    /// Low and high nibbles.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub fn nibbles(v: __m512i) -> (__m512i, __m512i) {
+        let mask = _mm512_set1_epi8(15);
+        (_mm512_and_si512(v, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask))
     }
 
     /// `low` where the bits of `mask` are set, else `high`; of the result, only the bits in `keep`.
@@ -277,7 +351,7 @@ pub(super) mod avx2 {
             }
             sum
         };
-        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum256(sum));
+        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum);
     }
 
     /// A row as codes, scales and mins.

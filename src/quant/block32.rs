@@ -7,6 +7,8 @@
 /// second one the last 16: both add into the same lanes, so that the four blocks cost one
 /// conversion and one multiplication by their scales.
 pub(super) mod avx512 {
+    use crate::quant::block256::avx512::merge;
+    pub use crate::quant::block256::avx512::nibbles;
     use crate::quant::{GROUP, Q8, SUB};
     use crate::simd::rows::walk_avx512;
     use crate::simd::x86::*;
@@ -31,13 +33,25 @@ pub(super) mod avx512 {
     }
 
     /// Byte indices, into two vectors that hold bytes 0..64 and `second`..`second + 64` of four
-    /// blocks of `bytes` bytes: for each block the 16 bytes from `from`, byte `i` of which is
-    /// taken `repeat` times.
-    pub const fn bytes_index(bytes: usize, second: usize, from: usize, repeat: usize) -> [u8; 64] {
+    /// blocks of `bytes` bytes: for each block the 16 bytes from `from`.
+    pub const fn bytes_index(bytes: usize, second: usize, from: usize) -> [u8; 64] {
         let mut index = [0; 64];
         let mut i = 0;
         while i < 64 {
-            let at = i / 16 * bytes + from + i % 16 / repeat;
+            let at = i / 16 * bytes + from + i % 16;
+            index[i] = if at < 64 { at as u8 } else { (at - second + 64) as u8 };
+            i += 1;
+        }
+        index
+    }
+
+    /// Like [`bytes_index`], for the 4 bytes from `from` of each block: twice, in the lower halves
+    /// of its two qwords.
+    pub const fn dwords_index(bytes: usize, second: usize, from: usize) -> [u8; 64] {
+        let mut index = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            let at = i / 16 * bytes + from + i % 4;
             index[i] = if at < 64 { at as u8 } else { (at - second + 64) as u8 };
             i += 1;
         }
@@ -51,7 +65,7 @@ pub(super) mod avx512 {
         let mut i = 0;
         while i < 16 {
             let at = i / 4 * bytes + from;
-            assert!(at % 2 == 0);
+            assert!(at.is_multiple_of(2));
             index[i] = if at + 1 < 64 { at as u16 / 2 } else { (at - second + 64) as u16 / 2 };
             i += 1;
         }
@@ -73,22 +87,17 @@ pub(super) mod avx512 {
         _mm512_permutex2var_epi8(first, load512(index), second)
     }
 
-    /// Low and high nibbles.
+    /// Codes of 5 bits from their nibbles and, in both qwords of each block, its 32 high bits.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    pub fn nibbles(v: __m512i) -> (__m512i, __m512i) {
-        let mask = _mm512_set1_epi8(15);
-        (_mm512_and_si512(v, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask))
-    }
-
-    /// Adds 16 to each code whose bit of the high bits is set: `bits` holds, 8 times each, the
-    /// bytes of high bits of the 16 codes of each block.
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    pub fn add_high(codes: __m512i, bits: __m512i) -> __m512i {
-        let each = _mm512_set1_epi64(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
-        let set = _mm512_test_epi8_mask(bits, each);
-        _mm512_mask_add_epi8(codes, set, codes, _mm512_set1_epi8(16))
+    pub fn fives(nibbles: __m512i, bits: __m512i) -> Codes {
+        // Byte i of the result begins 4 bits below bit i, so that this one becomes bit 4.
+        let first = i64::from_le_bytes([60, 61, 62, 63, 0, 1, 2, 3]);
+        let second = i64::from_le_bytes([4, 5, 6, 7, 8, 9, 10, 11]);
+        let low = _mm512_setr_epi64(first, second, first, second, first, second, first, second);
+        let high = _mm512_and_si512(_mm512_add_epi8(low, _mm512_set1_epi8(16)), _mm512_set1_epi8(63));
+        let (low, high) = (_mm512_multishift_epi64_epi8(low, bits), _mm512_multishift_epi64_epi8(high, bits));
+        (merge(15, nibbles, low, 31), merge(15, _mm512_srli_epi16::<4>(nibbles), high, 31))
     }
 
     /// The activation of one step.
@@ -143,7 +152,7 @@ pub(super) mod avx512 {
             let sum = if OFFSET == 0 { _mm512_fmadd_ps(m, x.s, sum) } else { sum };
             _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), d, sum)
         };
-        walk_avx512(rows, out, _mm512_setzero_ps(), at, begin, step, |sum| _mm512_reduce_add_ps(sum));
+        walk_avx512(rows, out, _mm512_setzero_ps(), at, begin, step, |sum| sum);
     }
 
     /// Four blocks as codes in their order, scales and mins.
@@ -311,7 +320,7 @@ pub(super) mod avx2 {
             let sum = if OFFSET == 0 { _mm256_fmadd_ps(m, x.s, sum) } else { sum };
             _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), d, sum)
         };
-        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum256(sum));
+        walk_avx2(rows, out, _mm256_setzero_ps(), prepare, begin, step, |sum| sum);
     }
 
     /// A row as codes, scales and mins.

@@ -131,7 +131,7 @@ impl GgmlType {
     /// Bytes of `n` elements; `None` if `n` is no whole number of blocks or the result overflows.
     pub fn bytes_of(self, n: u64) -> Option<u64> {
         let (_, elements, bytes) = self.row();
-        if n % elements as u64 != 0 {
+        if !n.is_multiple_of(elements as u64) {
             return None;
         }
         (n / elements as u64).checked_mul(bytes as u64)

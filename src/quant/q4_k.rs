@@ -13,7 +13,7 @@ use super::block256::{avx2, avx512};
 use super::format::coded;
 use super::scalar::f16_at;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86::{load128, load256, part, twice256};
+use crate::simd::x86::{load128, load256, part};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -95,11 +95,9 @@ pub(super) fn pairs_avx2(start: &[u8; 16]) -> avx2::Scales {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn codes_avx512(block: &[u8; 144]) -> avx512::Codes {
-    let codes = |i: usize| {
-        let v = avx512::shift_halves(twice256(part(block, 16 + i * 32)), 0, 4);
-        _mm512_and_si512(v, _mm512_set1_epi8(15))
-    };
-    [codes(0), codes(1), codes(2), codes(3)]
+    let (first, second) = avx512::group(part(block, 16));
+    let (first, second) = (avx512::nibbles(first), avx512::nibbles(second));
+    [first.0, first.1, second.0, second.1]
 }
 
 #[cfg(target_arch = "x86_64")]

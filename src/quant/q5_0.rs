@@ -45,13 +45,10 @@ fn unpack_codes(block: &[u8; 22], codes: &mut [u8; 32]) {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn codes_avx512(blocks: &[u8; 88]) -> avx512::Codes {
-    const NIBBLES: [u8; 64] = avx512::bytes_index(22, 24, 6, 1);
-    const HIGH_OF_LOW: [u8; 64] = avx512::bytes_index(22, 24, 2, 8);
-    const HIGH_OF_HIGH: [u8; 64] = avx512::bytes_index(22, 24, 4, 8);
+    const NIBBLES: [u8; 64] = avx512::bytes_index(22, 24, 6);
+    const BITS: [u8; 64] = avx512::dwords_index(22, 24, 2);
     let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 24)));
-    let (low, high) = avx512::nibbles(avx512::pick(first, &NIBBLES, second));
-    let low = avx512::add_high(low, avx512::pick(first, &HIGH_OF_LOW, second));
-    (low, avx512::add_high(high, avx512::pick(first, &HIGH_OF_HIGH, second)))
+    avx512::fives(avx512::pick(first, &NIBBLES, second), avx512::pick(first, &BITS, second))
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -17,7 +17,7 @@ use super::q4_k::scale_min;
 use super::q4_k::{pairs_avx2, pairs_avx512};
 use super::scalar::f16_at;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86::{load256, part, twice256};
+use crate::simd::x86::{load256, part};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -48,13 +48,23 @@ fn unpack_block(block: &[u8; 176], codes: &mut [u8; 256], scales: &mut [f32], mi
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn codes_avx512(block: &[u8; 176]) -> avx512::Codes {
-    let bits = twice256(part(block, 16));
-    // Bits 2i and 2i + 1 of `bits` become bit 4 of vector i.
-    let codes = |i: i64| {
-        let low = avx512::shift_halves(twice256(part(block, 48 + i as usize * 32)), 0, 4);
-        avx512::merge(15, low, avx512::rotate_halves(bits, 4 - 2 * i, 3 - 2 * i), 31)
+    let bits = _mm512_castsi256_si512(load256(part(block, 16)));
+    let bits = |qword: i64| {
+        let index = _mm512_setr_epi64(qword, qword, qword, qword, qword + 1, qword + 1, qword + 1, qword + 1);
+        _mm512_permutexvar_epi64(index, bits)
     };
-    [codes(0), codes(1), codes(2), codes(3)]
+    // The bit of each sub becomes bit 4.
+    let even = _mm512_setr_epi64(4, 2, 0, 62, 4, 2, 0, 62);
+    let odd = _mm512_setr_epi64(3, 1, 63, 61, 3, 1, 63, 61);
+    let (first, second) = avx512::group(part(block, 48));
+    let codes =
+        |nibbles: __m512i, bits: __m512i, turn: __m512i| avx512::merge(15, nibbles, _mm512_rolv_epi64(bits, turn), 31);
+    [
+        codes(first, bits(0), even),
+        codes(_mm512_srli_epi16::<4>(first), bits(0), odd),
+        codes(second, bits(2), even),
+        codes(_mm512_srli_epi16::<4>(second), bits(2), odd),
+    ]
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -8,13 +8,17 @@ pub(super) fn f16_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
+/// A format's scalar `unpack_block`: block, codes, scales and mins.
+pub(super) type UnpackBlock<const BYTES: usize, const ELEMENTS: usize> =
+    fn(&[u8; BYTES], &mut [u8; ELEMENTS], &mut [f32], &mut [f32]);
+
 /// Unpacks a row block by block with the format's `unpack_block`.
 pub(super) fn unpack<const BYTES: usize, const ELEMENTS: usize>(
     row: &[u8],
     codes: &mut [u8],
     scales: &mut [f32],
     mins: &mut [f32],
-    unpack_block: fn(&[u8; BYTES], &mut [u8; ELEMENTS], &mut [f32], &mut [f32]),
+    unpack_block: UnpackBlock<BYTES, ELEMENTS>,
 ) {
     let subs = ELEMENTS / SUB;
     let blocks = row.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<ELEMENTS>().0);
@@ -30,7 +34,7 @@ pub(super) fn dot<const BYTES: usize, const ELEMENTS: usize>(
     x: &Q8<'_>,
     out: &mut [f32],
     offset: i32,
-    unpack_block: fn(&[u8; BYTES], &mut [u8; ELEMENTS], &mut [f32], &mut [f32]),
+    unpack_block: UnpackBlock<BYTES, ELEMENTS>,
 ) {
     let subs = ELEMENTS / SUB;
     let mut codes = [0; ELEMENTS];

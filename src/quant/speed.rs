@@ -1,8 +1,11 @@
-//! How fast the kernels are, against what memory delivers in the same run.
+//! How fast the kernels are, against what memory delivers in the same run. Times are those a
+//! thread had a CPU, so that a busy machine can be used; but then two threads need not have run
+//! at the same moment, and only an idle machine tells how they share its memory.
 //!
 //! `cargo test --release --lib quant::speed -- --ignored --nocapture` (`SPEED_MIB`: size of the
 //! matrix, 512; `SPEED_K`: length of its rows, 2048; `SPEED_TILE`: rows of a call, 32;
-//! `SPEED_TYPES`: for example Q4_K,Q6_K).
+//! `SPEED_CACHED`: KiB of the part that is read again and again, 256; `SPEED_TYPES`: for example
+//! Q4_K,Q6_K).
 
 use super::tests::{CODED, Random, weights};
 use super::*;
@@ -110,10 +113,10 @@ fn dot() {
             }
             println!();
         }
-        let cached = &data[..(256 << 10) / row / TILE * row * TILE];
-        print!("{:5} from L2:   ", ty.name());
+        let cached = &data[..row * ((setting("SPEED_CACHED", 256) << 10) / row / 8).max(1) * 8];
+        print!("{:5} cached:    ", ty.name());
         for tier in Tier::available() {
-            let rounds = if tier == Tier::Scalar { 5 } else { 200 };
+            let rounds = if tier == Tier::Scalar { 5 } else { 200 } * (256 << 10) / cached.len();
             let time = best(1, cached, cached.len(), |part| {
                 let mut out = [0.0; TILE];
                 for _ in 0..rounds {

@@ -13,9 +13,11 @@
 mod amx;
 pub mod convert;
 #[cfg(target_arch = "x86_64")]
+#[expect(clippy::missing_safety_doc, reason = "safe functions: the lint takes target_feature for unsafe")]
 pub mod rows;
 pub mod tiers;
 #[cfg(target_arch = "x86_64")]
+#[expect(clippy::missing_safety_doc, reason = "safe functions: the lint takes target_feature for unsafe")]
 pub mod x86;
 
 pub(crate) use tiers::enter;

@@ -4,7 +4,8 @@
 //! the latency of each other's additions: four rows, a quarter of the given ones apart, advance
 //! together. What a step needs of the activation is prepared once for the four.
 
-use super::x86::prefetch;
+use super::x86::{prefetch, sums256, sums512};
+use std::arch::x86_64::{__m256, __m512};
 
 /// Rows that advance together.
 const STREAMS: usize = 4;
@@ -14,14 +15,14 @@ const AHEAD: usize = 2048;
 
 /// Declares the walk for one tier.
 macro_rules! walk {
-    ($(#[$doc:meta])* $name:ident, $features:literal) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $vector:ident, $sums:ident) => {
         $(#[$doc])*
         ///
         /// `rows` holds `out.len()` rows, taken in steps of `BYTES` bytes. For step `i`,
         /// `prepare(i)` makes what the step needs of the activation; `begin(bytes, prepared)`
         /// makes what is slow to come by, the scales, for all streams, before
         /// `step(bytes, prepared, begun, sum)` adds to a row's sum, which starts as `zero`;
-        /// `finish` makes its result. A last step that is not whole sees its bytes followed by
+        /// `finish` makes a vector of it, whose sum is the result. A last step that is not whole sees its bytes followed by
         /// zeros.
         // `prepare` and `step` are called at one place each, so that they are inlined.
         #[inline]
@@ -33,18 +34,19 @@ macro_rules! walk {
             prepare: impl Fn(usize) -> P,
             begin: impl Fn(&[u8; BYTES], &P) -> B,
             step: impl Fn(&[u8; BYTES], &P, B, S) -> S,
-            finish: impl Fn(S) -> f32,
+            finish: impl Fn(S) -> $vector,
         ) {
             let Some(last) = out.len().checked_sub(1) else { return };
             let row_bytes = rows.len() / out.len();
             let whole = row_bytes / BYTES;
             let apart = out.len().div_ceil(STREAMS);
+            let mut padded = [[[0; BYTES]]; STREAMS];
             for first in 0..apart {
                 // Past the end, a stream repeats the last row.
                 let row = |stream: usize| &rows[(first + stream * apart).min(last) * row_bytes..][..row_bytes];
                 let streams = [row(0), row(1), row(2), row(3)];
-                let mut padded = [[[0; BYTES]]; STREAMS];
-                let mut blocks = streams.map(|row| &row.as_chunks::<BYTES>().0[..whole]);
+                let whole_of = |stream: usize| &streams[stream].as_chunks::<BYTES>().0[..whole];
+                let mut blocks = [whole_of(0), whole_of(1), whole_of(2), whole_of(3)];
                 let mut sums = [zero; STREAMS];
                 let mut done = 0;
                 loop {
@@ -69,8 +71,9 @@ macro_rules! walk {
                     }
                     blocks = [&padded[0], &padded[1], &padded[2], &padded[3]];
                 }
-                for (stream, sum) in sums.into_iter().enumerate() {
-                    out[(first + stream * apart).min(last)] = finish(sum);
+                let [a, b, c, d] = sums;
+                for (stream, sum) in $sums([finish(a), finish(b), finish(c), finish(d)]).into_iter().enumerate() {
+                    out[(first + stream * apart).min(last)] = sum;
                 }
             }
         }
@@ -79,7 +82,7 @@ macro_rules! walk {
 
 walk!(
     /// The walk of the AVX-512 tier.
-    walk_avx512, "avx512dq,avx512vl,avx512vbmi,avx512vnni");
+    walk_avx512, "avx512dq,avx512vl,avx512vbmi,avx512vnni", __m512, sums512);
 walk!(
     /// The walk of the AVX2 tier.
-    walk_avx2, "avx2,fma,f16c");
+    walk_avx2, "avx2,fma,f16c", __m256, sums256);

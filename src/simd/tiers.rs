@@ -8,11 +8,14 @@
 use super::amx;
 use thiserror::Error;
 
-/// What a token holds: nothing, or on other processors something that cannot exist.
+/// What a token holds.
 #[cfg(target_arch = "x86_64")]
-type Proof = ();
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Proof;
+/// What a token would hold, if one could exist on this processor.
 #[cfg(not(target_arch = "x86_64"))]
-type Proof = std::convert::Infallible;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {}
 
 /// Proof of AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ impl Avx2 {
     pub fn new() -> Option<Self> {
         let has =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        has.then_some(Self(()))
+        has.then_some(Self(Proof))
     }
 }
 
@@ -79,7 +82,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx512vbmi");
-        has.then(|| Self { proof: (), bf16: is_x86_feature_detected!("avx512bf16") })
+        has.then(|| Self { proof: Proof, bf16: is_x86_feature_detected!("avx512bf16") })
     }
 }
 
