@@ -97,7 +97,9 @@ impl Cache {
         let (slab, at) = (block as usize / self.slab_blocks, block as usize % self.slab_blocks);
         let start = at * self.block_bytes + slot as usize * self.layer_bytes();
         let (len, key_bytes) = (self.layer_bytes(), self.key_bytes());
-        let Some(slab) = &mut self.slabs[slab] else { panic!("block {block} of the {} cache is gone", self.group.name) };
+        let Some(slab) = &mut self.slabs[slab] else {
+            panic!("block {block} of the {} cache is gone", self.group.name)
+        };
         let (keys, values) = slab[start..start + len].split_at_mut(key_bytes);
         put(tier, self.group.kv_type, keys, position, k, self.group.head_dim);
         put(tier, self.group.kv_type, values, position, v, self.group.head_dim_v);

@@ -117,7 +117,12 @@ impl CpuBackend {
                 let first = (span.pos + 1).saturating_sub(window) as usize / KV_BLOCK_TOKENS;
                 match table.get(first..=last) {
                     Some(blocks) if blocks.iter().all(|&b| cache.has(b)) => {}
-                    _ => return refuse(format!("blocks {first} to {last} of span {i} in the {} cache", cache.group().name)),
+                    _ => {
+                        return refuse(format!(
+                            "blocks {first} to {last} of span {i} in the {} cache",
+                            cache.group().name
+                        ));
+                    }
                 }
             }
         }
@@ -167,9 +172,7 @@ impl Backend for CpuBackend {
         match self.done.take() {
             None => Ok(None),
             Some(Err(e)) => Err(e),
-            Some(Ok(())) => {
-                Ok(Some(Output { logits: self.buffers.get(self.plan.logits), n_vocab: self.plan.n_vocab }))
-            }
+            Some(Ok(())) => Ok(Some(Output { logits: self.buffers.get(self.plan.logits), n_vocab: self.plan.n_vocab })),
         }
     }
 }

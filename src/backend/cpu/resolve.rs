@@ -22,7 +22,8 @@ impl Weights {
     /// [`BackendError::Unsupported`] naming the first tensor whose type has no kernels.
     pub fn new(plan: &Plan, tier: Tier) -> Result<Self, BackendError> {
         let format = |w: &Weight| {
-            let missing = || BackendError::Unsupported(format!("tensor `{}`: no CPU kernels for {}", w.name, w.ty.name()));
+            let missing =
+                || BackendError::Unsupported(format!("tensor `{}`: no CPU kernels for {}", w.name, w.ty.name()));
             w.ty.format().ok_or_else(missing)
         };
         let formats: Vec<_> = plan.weights.iter().map(format).collect::<Result<_, _>>()?;

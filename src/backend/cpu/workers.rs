@@ -11,9 +11,9 @@
 //! everything the workers did in it. A second job is the barrier between two phases of an op.
 
 mod fpu;
-mod tiles;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use std::any::Any;
 use std::cell::UnsafeCell;

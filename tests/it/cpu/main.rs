@@ -1,6 +1,7 @@
 //! The CPU backend on a small plan: however a sequence is cut and batched, the logits agree.
 
 mod plan;
+mod speed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -100,9 +100,15 @@ impl Builder {
 
     fn layer(&mut self, layer: u32, x: BufId) {
         let windowed = layer == 1;
-        let [h, q, k, v, a, y] =
-            [("h", WIDTH), ("q", HEADS * DIM), ("k", HEADS_KV * DIM), ("v", HEADS_KV * DIM), ("a", HEADS * DIM), ("y", WIDTH)]
-                .map(|(name, width)| self.buffer(name, width, Rows::Tokens));
+        let [h, q, k, v, a, y] = [
+            ("h", WIDTH),
+            ("q", HEADS * DIM),
+            ("k", HEADS_KV * DIM),
+            ("v", HEADS_KV * DIM),
+            ("a", HEADS * DIM),
+            ("y", WIDTH),
+        ]
+        .map(|(name, width)| self.buffer(name, width, Rows::Tokens));
         self.norm(x, h, WIDTH, if windowed { NormKind::Rms } else { NormKind::Layer });
         self.linear(h, &[("q", q), ("k", k), ("v", v)], !windowed);
         if windowed {

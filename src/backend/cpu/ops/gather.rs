@@ -36,3 +36,30 @@ pub fn select(x: &[f32], rows: &[u32], out: &mut [f32], width: usize) {
         out.copy_from_slice(&x[row as usize * width..][..width]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{each_team, random};
+    use super::*;
+    use crate::quant::GgmlType;
+
+    #[test]
+    fn rows_are_those_asked_for() {
+        each_team(|team| {
+            for width in [3, 700] {
+                let values = random(1, 40 * width, 1.0);
+                let table: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let format = GgmlType::F32.format().unwrap();
+                let tokens: Vec<u32> = (0..30).map(|i| i * 7 % 40).collect();
+                let mut out = vec![0.0; tokens.len() * width];
+                embed(team, format, &table, &tokens, 3.0, &mut out, width);
+                for (out, &t) in out.chunks(width).zip(&tokens) {
+                    assert!(out.iter().zip(&values[t as usize * width..]).all(|(o, v)| *o == v * 3.0));
+                }
+                let mut picked = vec![0.0; 2 * width];
+                select(&out, &[29, 4], &mut picked, width);
+                assert!(picked[..width] == out[29 * width..] && picked[width..] == out[4 * width..5 * width]);
+            }
+        });
+    }
+}

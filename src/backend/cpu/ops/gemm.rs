@@ -91,8 +91,8 @@ impl Extent {
 
     /// Bytes that [`Gemm::new`] allocates for `threads` workers.
     pub fn bytes(&self, threads: usize) -> usize {
-        let shared = self.tiles()
-            * (self.coded_k / GROUP * size_of::<ActBlock>() + self.float_k * size_of::<[f32; TOKENS]>());
+        let shared =
+            self.tiles() * (self.coded_k / GROUP * size_of::<ActBlock>() + self.float_k * size_of::<[f32; TOKENS]>());
         let row = self.coded_k + self.coded_k / GROUP * 4 + self.coded_k / SUB * 4;
         let sums = self.tiles() * (PANEL_ROWS / ROWS) * size_of::<Sums>();
         shared + threads * (row + sums + coded::Panel::BYTES + float::Panel::BYTES)

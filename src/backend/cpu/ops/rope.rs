@@ -129,3 +129,83 @@ fn rotate_pairs_body<const FUSED: bool>(x: &mut [f32], cos: &[f32], sin: &[f32])
         *b = fma::<FUSED>(x, *s, y * c);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{each_team, random, worst};
+    use super::*;
+    use crate::plan::op::Yarn;
+
+    fn rope(style: RopeStyle, yarn: Option<Yarn>) -> Rope {
+        Rope {
+            style,
+            n_rot: 24,
+            freq_base: 10_000.0,
+            freq_scale: if yarn.is_some() { 0.25 } else { 0.5 },
+            factors: None,
+            yarn,
+            attn_factor: 1.1,
+        }
+    }
+
+    const YARN: Yarn = Yarn { original_context: 4096, ext_factor: 1.0, beta_fast: 32.0, beta_slow: 1.0 };
+
+    /// ggml's `rope_yarn`, in f64, for pair `i` at position `pos`: angle and magnitude.
+    fn reference(r: &Rope, factors: Option<&[f32]>, pos: f64, i: usize) -> (f64, f64) {
+        let base = f64::from(r.freq_base);
+        let n = r.n_rot as f64;
+        let extrapolated = pos * base.powf(-2.0 * i as f64 / n) / factors.map_or(1.0, |f| f64::from(f[i]));
+        let interpolated = f64::from(r.freq_scale) * extrapolated;
+        let Some(y) = r.yarn else { return (interpolated, f64::from(r.attn_factor)) };
+        let dim = |turns: f32| n * (f64::from(y.original_context) / (f64::from(turns) * TAU)).ln() / (2.0 * base.ln());
+        let (low, high) = (dim(y.beta_fast).floor().max(0.0), dim(y.beta_slow).ceil().min(n - 1.0));
+        let ramp = 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+        let mix = ramp * f64::from(y.ext_factor);
+        let magnitude = f64::from(r.attn_factor) * (1.0 + 0.1 * (1.0 / f64::from(r.freq_scale)).ln());
+        (interpolated * (1.0 - mix) + extrapolated * mix, magnitude)
+    }
+
+    #[test]
+    fn all_kinds_match_f64() {
+        const HEADS: usize = 3;
+        const DIM: usize = 32;
+        let positions = [0, 1, 17, 4095, 100_000];
+        let factors: Vec<f32> = random(9, 12, 0.5).iter().map(|x| x + 1.5).collect();
+        each_team(|team| {
+            for style in [RopeStyle::Pairs, RopeStyle::Halves] {
+                for (yarn, factors) in [(None, None), (None, Some(&factors[..])), (Some(YARN), None)] {
+                    let rope = rope(style, yarn);
+                    let x = random(1, positions.len() * HEADS * DIM, 1.0);
+                    let mut want: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+                    for (t, head) in want.chunks_mut(DIM).enumerate() {
+                        for i in 0..rope.n_rot / 2 {
+                            let (a, b) = match style {
+                                RopeStyle::Pairs => (2 * i, 2 * i + 1),
+                                RopeStyle::Halves => (i, i + rope.n_rot / 2),
+                            };
+                            let (angle, magnitude) = reference(&rope, factors, f64::from(positions[t / HEADS]), i);
+                            let (x, y) = (head[a], head[b]);
+                            head[a] = (x * angle.cos() - y * angle.sin()) * magnitude;
+                            head[b] = (x * angle.sin() + y * angle.cos()) * magnitude;
+                        }
+                    }
+                    let mut out = x.clone();
+                    let mut rotation = Rotation::new(&rope, factors, positions.len());
+                    rotation.prepare(team, &positions);
+                    rotation.rotate(team, &mut out, HEADS * DIM, DIM);
+                    assert!(worst(&out, &want) < 1e-6, "{style:?} {yarn:?}: {}", worst(&out, &want));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn yarn_mixes() {
+        // Fast pairs keep their angle, slow ones are stretched by the scale, some lie between.
+        let r = Rotation::new(&rope(RopeStyle::Pairs, Some(YARN)), None, 1);
+        let plain = |i: usize| 10_000_f64.powf(-2.0 * i as f64 / 24.0);
+        let ratio: Vec<f64> = (0..12).map(|i| r.angles[i] / plain(i)).collect();
+        assert!((ratio[0] - 1.0).abs() < 1e-9 && (ratio[11] - 0.25).abs() < 1e-9);
+        assert!(ratio.iter().any(|r| *r > 0.3 && *r < 0.95) && ratio.is_sorted_by(|a, b| a >= b));
+    }
+}

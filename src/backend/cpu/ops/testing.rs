@@ -34,7 +34,8 @@ pub fn random_bytes(seed: u64, n: usize) -> Vec<u8> {
 /// Largest distance, relative to the larger of 1 and the wanted value.
 pub fn worst(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
-    got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).abs() / w.abs().max(1.0)).fold(0.0, |a, b| {
-        if b.is_nan() { f64::INFINITY } else { a.max(b) }
-    })
+    got.iter()
+        .zip(want)
+        .map(|(&g, &w)| (f64::from(g) - w).abs() / w.abs().max(1.0))
+        .fold(0.0, |a, b| if b.is_nan() { f64::INFINITY } else { a.max(b) })
 }

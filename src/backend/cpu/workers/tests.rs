@@ -178,7 +178,9 @@ fn denormals_are_zero_inside_a_job_only() {
 #[test]
 fn tiles_cover_a_matrix_once() {
     let pool = pool(3);
-    for (rows, width, tile_rows, tile_cols) in [(1, 1, 1, 1), (5, 7, 2, 3), (3, 64, 3, 16), (4, 10, 1, 10), (0, 3, 1, 1)] {
+    for (rows, width, tile_rows, tile_cols) in
+        [(1, 1, 1, 1), (5, 7, 2, 3), (3, 64, 3, 16), (4, 10, 1, 10), (0, 3, 1, 1)]
+    {
         let mut data = vec![0_u32; rows * width];
         let tiles = DisjointTiles::new(&mut data, width, tile_rows, tile_cols);
         let taken = AtomicUsize::new(0);

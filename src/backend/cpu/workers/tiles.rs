@@ -171,9 +171,7 @@ impl<T> Tile<'_, T> {
         assert!(self.rows.contains(&row));
         // SAFETY: row and columns lie in the matrix that `DisjointTiles` borrows mutably; tiles
         // do not overlap and each exists once, so this is the only reference to these elements.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.data.add(row * self.stride + self.cols.start), self.cols.len())
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride + self.cols.start), self.cols.len()) }
     }
 
     /// All elements of a tile of one row.
@@ -210,7 +208,9 @@ impl<T> PerWorker<T> {
     /// Makes a value for each of `threads` workers.
     pub fn new(threads: usize, make: impl FnMut() -> T) -> Self {
         let mut make = make;
-        Self { values: (0..threads).map(|_| CachePadded::new((AtomicBool::new(false), UnsafeCell::new(make())))).collect() }
+        Self {
+            values: (0..threads).map(|_| CachePadded::new((AtomicBool::new(false), UnsafeCell::new(make())))).collect(),
+        }
     }
 
     /// Lends `worker` its value.

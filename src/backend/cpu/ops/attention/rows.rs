@@ -292,12 +292,7 @@ tiered!(
 );
 
 #[inline(always)]
-fn join_body<const FUSED: bool>(
-    total: &mut Softmax,
-    part: &Softmax,
-    old: &mut [f32; TOKENS],
-    new: &mut [f32; TOKENS],
-) {
+fn join_body<const FUSED: bool>(total: &mut Softmax, part: &Softmax, old: &mut [f32; TOKENS], new: &mut [f32; TOKENS]) {
     for i in 0..TOKENS {
         let (a, b) = (total.max[i], part.max[i]);
         let max = if b > a { b } else { a };

@@ -212,59 +212,75 @@ mod x86 {
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     pub fn multiply512(w: &[[Block; 2]], x: &[ActBlock], tokens: usize, fine: bool, sums: &mut Sums) {
         match (tokens, fine) {
-            (1, false) => tile::<1, false>(w, x, sums),
-            (2, false) => tile::<2, false>(w, x, sums),
-            (3, false) => tile::<3, false>(w, x, sums),
-            (4, false) => tile::<4, false>(w, x, sums),
-            (5, false) => tile::<5, false>(w, x, sums),
-            (_, false) => tile::<TOKENS, false>(w, x, sums),
-            (1, true) => tile::<1, true>(w, x, sums),
-            (2, true) => tile::<2, true>(w, x, sums),
-            (3, true) => tile::<3, true>(w, x, sums),
-            (4, true) => tile::<4, true>(w, x, sums),
-            (5, true) => tile::<5, true>(w, x, sums),
-            (_, true) => tile::<TOKENS, true>(w, x, sums),
+            (1, false) => tile::<1, 8>(w, x, sums),
+            (2, false) => tile::<2, 8>(w, x, sums),
+            (3, false) => tile::<3, 8>(w, x, sums),
+            (4, false) => tile::<4, 8>(w, x, sums),
+            (5, false) => tile::<5, 8>(w, x, sums),
+            (_, false) => tile::<TOKENS, 8>(w, x, sums),
+            (1, true) => tile::<1, 4>(w, x, sums),
+            (2, true) => tile::<2, 4>(w, x, sums),
+            (3, true) => tile::<3, 4>(w, x, sums),
+            (4, true) => tile::<4, 4>(w, x, sums),
+            (5, true) => tile::<5, 4>(w, x, sums),
+            (_, true) => tile::<TOKENS, 4>(w, x, sums),
         }
     }
 
+    /// Two groups of 16 rows by `N` tokens; scales for each `4 G` weights (16 or 32). The two
+    /// groups are variables, not an array: indexed by a loop that the compiler keeps, their sums
+    /// would live in memory. Each part is called in one place, so that it is inlined.
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    fn tile<const N: usize, const FINE: bool>(w: &[[Block; 2]], x: &[ActBlock], sums: &mut Sums) {
-        let mut sum = [[_mm512_setzero_ps(); N]; 2];
-        for r in 0..2 {
-            for i in 0..N {
-                sum[r][i] = load512_ps(&sums[r][i]);
-            }
-        }
-        for (w, x) in w.iter().zip(x) {
-            let parts = if FINE { 2 } else { 1 };
-            for part in 0..parts {
-                let mut dots = [[_mm512_setzero_si512(); N]; 2];
-                for g in 0..8 / parts {
-                    let g = part * 4 + g;
-                    let codes = [load512(&w[0].codes[g]), load512(&w[1].codes[g])];
+    fn tile<const N: usize, const G: usize>(w: &[[Block; 2]], x: &[ActBlock], sums: &mut Sums) {
+        let mut upper = load::<N>(&sums[0]);
+        let mut lower = load::<N>(&sums[1]);
+        for ([u, l], x) in w.iter().zip(x) {
+            let codes = u.codes.as_chunks::<G>().0.iter().zip(l.codes.as_chunks::<G>().0);
+            for (part, ((uc, lc), q)) in codes.zip(x.q.as_chunks::<G>().0).enumerate() {
+                let mut du = [_mm512_setzero_si512(); N];
+                let mut dl = du;
+                for g in 0..G {
+                    let (uc, lc) = (load512(&uc[g]), load512(&lc[g]));
                     for i in 0..N {
-                        let q = _mm512_set1_epi32(x.q[g][i]);
-                        for r in 0..2 {
-                            dots[r][i] = _mm512_dpbusd_epi32(dots[r][i], codes[r], q);
-                        }
+                        let q = _mm512_set1_epi32(q[g][i]);
+                        du[i] = _mm512_dpbusd_epi32(du[i], uc, q);
+                        dl[i] = _mm512_dpbusd_epi32(dl[i], lc, q);
                     }
                 }
-                let s = if FINE { &x.half[part] } else { &x.whole };
-                for r in 0..2 {
-                    let scale = load512_ps(&w[r].scales[part]);
-                    let min = load512_ps(&w[r].mins[part]);
-                    for i in 0..N {
-                        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[r][i]), scale);
-                        sum[r][i] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.d[i]), sum[r][i]);
-                        sum[r][i] = _mm512_fnmadd_ps(min, _mm512_set1_ps(s[i]), sum[r][i]);
-                    }
+                let s = if G == 8 { &x.whole } else { &x.half[part] };
+                let (scales, mins) = (load512_ps(&u.scales[part]), load512_ps(&u.mins[part]));
+                for i in 0..N {
+                    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(du[i]), scales);
+                    upper[i] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.d[i]), upper[i]);
+                    upper[i] = _mm512_fnmadd_ps(mins, _mm512_set1_ps(s[i]), upper[i]);
+                }
+                let (scales, mins) = (load512_ps(&l.scales[part]), load512_ps(&l.mins[part]));
+                for i in 0..N {
+                    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dl[i]), scales);
+                    lower[i] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.d[i]), lower[i]);
+                    lower[i] = _mm512_fnmadd_ps(mins, _mm512_set1_ps(s[i]), lower[i]);
                 }
             }
         }
-        for r in 0..2 {
-            for i in 0..N {
-                store512_ps(&mut sums[r][i], sum[r][i]);
-            }
+        store(upper, &mut sums[0]);
+        store(lower, &mut sums[1]);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn load<const N: usize>(sums: &[[f32; LANES]; TOKENS]) -> [__m512; N] {
+        let mut out = [_mm512_setzero_ps(); N];
+        for (out, sums) in out.iter_mut().zip(sums) {
+            *out = load512_ps(sums);
+        }
+        out
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn store<const N: usize>(from: [__m512; N], sums: &mut [[f32; LANES]; TOKENS]) {
+        for (from, sums) in from.iter().zip(sums) {
+            store512_ps(sums, *from);
         }
     }
 

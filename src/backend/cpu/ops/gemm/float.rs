@@ -43,17 +43,30 @@ impl Panel {
                     out.fill(0.0);
                 }
             }
-            for (i, column) in self.columns[..len].iter_mut().enumerate() {
-                for (lane, to) in column.0[group].iter_mut().enumerate() {
-                    *to = self.rows[lane * FLOAT_CHUNK + i];
-                }
-            }
+            interleave(tier, &self.rows, &mut self.columns[..len], group);
         }
     }
 
     /// Adds the product of the panel with the first `tokens` tokens of `x` to `sums`.
     pub fn multiply(&self, tier: Tier, x: &[[f32; TOKENS]], tokens: usize, sums: &mut Sums) {
         multiply(tier, &self.columns[..self.n], x, tokens, sums);
+    }
+}
+
+/// Brings 16 rows, [`FLOAT_CHUNK`] apart, into the columns' order.
+fn interleave(tier: Tier, rows: &[f32], columns: &mut [Column], group: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(token) = tier.avx512()
+        && columns.len().is_multiple_of(LANES)
+    {
+        return crate::simd::enter!(Avx512, token => x86::interleave(
+            rows: &[f32], columns: &mut [Column], group: usize));
+    }
+    let _ = tier;
+    for (i, column) in columns.iter_mut().enumerate() {
+        for (lane, to) in column.0[group].iter_mut().enumerate() {
+            *to = rows[lane * FLOAT_CHUNK + i];
+        }
     }
 }
 
@@ -101,9 +114,24 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    use super::super::{Sums, TOKENS};
+    use super::super::{FLOAT_CHUNK, LANES, Sums, TOKENS};
     use super::Column;
+    use crate::backend::cpu::ops::transpose::transpose;
     use crate::simd::x86::*;
+
+    /// [`super::interleave`] of whole sixteens.
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    pub fn interleave(rows: &[f32], columns: &mut [Column], group: usize) {
+        for (c, columns) in columns.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let mut lines = [_mm512_setzero_si512(); LANES];
+            for (line, row) in lines.iter_mut().zip(rows.chunks_exact(FLOAT_CHUNK)) {
+                *line = _mm512_castps_si512(load512_ps(part(row, c * LANES)));
+            }
+            for (column, line) in columns.iter_mut().zip(transpose(lines)) {
+                store512_ps(&mut column.0[group], _mm512_castsi512_ps(line));
+            }
+        }
+    }
 
     /// [`super::multiply`].
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
@@ -120,25 +148,24 @@ mod x86 {
 
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
     fn tile<const N: usize>(w: &[Column], x: &[[f32; TOKENS]], sums: &mut Sums) {
-        let mut sum = [[_mm512_setzero_ps(); N]; 2];
-        for r in 0..2 {
-            for i in 0..N {
-                sum[r][i] = load512_ps(&sums[r][i]);
-            }
+        // Two variables, not an array of two: see the tile of codes.
+        let mut upper = [_mm512_setzero_ps(); N];
+        let mut lower = upper;
+        for i in 0..N {
+            upper[i] = load512_ps(&sums[0][i]);
+            lower[i] = load512_ps(&sums[1][i]);
         }
-        for (w, x) in w.iter().zip(x) {
-            let w = [load512_ps(&w.0[0]), load512_ps(&w.0[1])];
+        for (Column([u, l]), x) in w.iter().zip(x) {
+            let (u, l) = (load512_ps(u), load512_ps(l));
             for i in 0..N {
                 let x = _mm512_set1_ps(x[i]);
-                for r in 0..2 {
-                    sum[r][i] = _mm512_fmadd_ps(w[r], x, sum[r][i]);
-                }
+                upper[i] = _mm512_fmadd_ps(u, x, upper[i]);
+                lower[i] = _mm512_fmadd_ps(l, x, lower[i]);
             }
         }
-        for r in 0..2 {
-            for i in 0..N {
-                store512_ps(&mut sums[r][i], sum[r][i]);
-            }
+        for i in 0..N {
+            store512_ps(&mut sums[0][i], upper[i]);
+            store512_ps(&mut sums[1][i], lower[i]);
         }
     }
 }

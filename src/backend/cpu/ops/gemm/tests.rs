@@ -77,7 +77,7 @@ fn every_format_matches_f64_in_every_shape() {
     each_team(|team| {
         for ty in TYPES {
             let format = ty.format().unwrap();
-            for (n_rows, k, tokens) in [(1, 256, 1), (5, 512, 3), (33, 768, 5), (70, 1280, 7), (161, 256, 20)] {
+            for (n_rows, k, tokens) in [(1, 256, 1), (5, 512, 3), (33, 768, 8), (70, 1280, 11), (161, 256, 20)] {
                 if team.tier() == Tier::Scalar && n_rows > 70 {
                     continue;
                 }
@@ -162,9 +162,17 @@ fn several_products_of_one_input() {
         let weights: Vec<_> = kinds.iter().map(|&(ty, n)| matrix(ty.format().unwrap(), 1, n, k)).collect();
         let mut matmul = Matmul::new(Extent { coded_k: k, float_k: k, tokens }, team.threads());
         let mut together: Vec<Vec<f32>> = kinds.iter().map(|(_, n)| vec![0.0; n * tokens]).collect();
-        let mut products: Vec<_> = together.iter_mut().zip(&weights).zip(kinds).map(|((out, rows), (ty, width))| {
-            Product { weight: Matrix { format: ty.format().unwrap(), rows, k }, bias: None, out, width }
-        }).collect();
+        let mut products: Vec<_> = together
+            .iter_mut()
+            .zip(&weights)
+            .zip(kinds)
+            .map(|((out, rows), (ty, width))| Product {
+                weight: Matrix { format: ty.format().unwrap(), rows, k },
+                bias: None,
+                out,
+                width,
+            })
+            .collect();
         matmul.linear(team, &x, k, &mut products);
         for ((rows, (ty, width)), together) in weights.iter().zip(kinds).zip(&together) {
             let mut out = vec![0.0; width * tokens];
@@ -187,7 +195,11 @@ fn speed_of_the_gemm() {
         let best = |run: &mut dyn FnMut() -> f64| (0..12).map(|_| run()).fold(0.0, f64::max);
         println!("{threads} threads, vpdpbusd in registers: {:.0} GOP/s", best(&mut || peak(&mut team)));
         for ty in [GgmlType::Q4_K, GgmlType::Q6_K] {
-            println!("{threads} threads, {} from the first-level cache: {:.0} GOP/s", ty.name(), best(&mut || stage(&mut team, ty)));
+            println!(
+                "{threads} threads, {} from the first-level cache: {:.0} GOP/s",
+                ty.name(),
+                best(&mut || stage(&mut team, ty))
+            );
         }
         for (ty, n_rows, k) in [
             (GgmlType::Q4_K, 8960, 1536),
@@ -213,7 +225,11 @@ fn speed_of_the_gemm() {
             let start = Instant::now();
             matmul.gemm.pack_coded(&mut team, &x, k);
             let pack = start.elapsed().as_secs_f64() / times[0];
-            println!("{threads} threads, {} {n_rows}x{k} T={tokens}: {gops:.0} GOP/s, packing {:.1} %", ty.name(), pack * 100.0);
+            println!(
+                "{threads} threads, {} {n_rows}x{k} T={tokens}: {gops:.0} GOP/s, packing {:.1} %",
+                ty.name(),
+                pack * 100.0
+            );
         }
     }
 }
@@ -269,4 +285,35 @@ fn stage(team: &mut Team<'_>, ty: GgmlType) -> f64 {
         std::hint::black_box(sums);
     });
     (team.threads() * N * 2 * ROWS * TOKENS * CHUNK) as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// Prints where the GEMM overtakes the dots. `--ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn speed_of_few_rows() {
+    let pool = CpuPool::new(1, Tier::detect());
+    let mut team = pool.acquire();
+    for (ty, n_rows, k) in [(GgmlType::Q4_K, 8960, 1536), (GgmlType::Q6_K, 1536, 8960)] {
+        let format = ty.format().unwrap();
+        let rows = matrix(format, 3, n_rows, k);
+        let weight = Matrix { format, rows: &rows, k };
+        for tokens in 1..=8 {
+            let x = random(4, tokens * k, 2.0);
+            let mut matmul = Matmul::new(Extent { coded_k: k, float_k: k, tokens }, 1);
+            let mut best = [f64::MAX; 2];
+            for _ in 0..8 {
+                for (best, direct) in best.iter_mut().zip([true, false]) {
+                    let mut out = vec![0.0; tokens * n_rows];
+                    let products = &mut [Product { weight, bias: None, out: &mut out, width: n_rows }];
+                    let start = Instant::now();
+                    match direct {
+                        true => matmul.dots(&mut team, &x, k, products),
+                        false => matmul.gemm(&mut team, &x, k, products),
+                    }
+                    *best = best.min(start.elapsed().as_secs_f64() * 1e3);
+                }
+            }
+            println!("{} {n_rows}x{k} T={tokens}: dots {:.2} ms, GEMM {:.2} ms", ty.name(), best[0], best[1]);
+        }
+    }
 }
