@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod base;
+pub mod chat;
 pub mod daemon;
 pub mod engine;
 pub mod gguf;

@@ -96,9 +96,17 @@ pub const CHOICES_MAX: u32 = 16;
 pub const LOGIT_BIAS_MAX: usize = 1024;
 /// Chat: most messages of a request.
 pub const MESSAGES_MAX: usize = 4096;
-/// Chat templates: instructions a rendering may take (a real one takes under a million even
-/// for hundreds of messages).
-pub const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Chat templates: instructions a rendering may take; 64 bytes of text that it makes count as one, so
+/// that this bounds memory (640 MB), too. Of 70 public templates 68 take less for [`MESSAGES_MAX`] messages,
+/// and the two that look back from every message do for a thousand.
+pub const TEMPLATE_FUEL: u64 = 10_000_000;
+/// Chat templates: longest one in bytes (the longest public ones have under 20 KB).
+pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
+/// Chat templates: the same for a trial when a model is loaded; trials have a few short messages.
+pub const TEMPLATE_TRIAL_FUEL: u64 = 1_000_000;
+/// Chat templates: nested calls (a macro costs four), so that a recursive macro ends before the 2 MiB
+/// stack of a blocking thread does. Public templates that walk through a JSON schema stay under 80.
+pub const TEMPLATE_RECURSION: usize = 200;
 /// Comment interval of a stream while its model loads.
 pub const SSE_LOADING_INTERVAL: Duration = Duration::from_secs(2);
 /// Comment interval of a silent stream.

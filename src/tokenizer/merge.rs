@@ -145,7 +145,8 @@ mod tests {
     impl Join for Sums {
         type Symbol = u32;
         fn join(&self, left: u32, right: u32) -> Option<(u32, u32)> {
-            (left + right < 40 && (left + right) % 5 != 0).then_some(((left * 7 + right * 3) % 11, left + right))
+            (left + right < 40 && !(left + right).is_multiple_of(5))
+                .then_some(((left * 7 + right * 3) % 11, left + right))
         }
     }
 

@@ -55,7 +55,7 @@ pub struct Tokenizer {
 #[derive(Debug)]
 enum Kind {
     Spm(Spm),
-    Bpe(Bpe),
+    Bpe(Box<Bpe>),
 }
 
 impl Tokenizer {
@@ -91,7 +91,7 @@ impl Tokenizer {
             None => Kind::Spm(Spm::new(&vocab, &scores(meta, vocab.len())?)),
             Some(pre) => {
                 let merges = meta.strings(MERGES)?.ok_or_else(|| MetaError::Missing(MERGES.to_owned()))?;
-                Kind::Bpe(Bpe::new(&vocab, merges, pre)?)
+                Kind::Bpe(Box::new(Bpe::new(&vocab, merges, pre)?))
             }
         };
         let add_bos = meta.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.is_none_or(|pre| pre.add_bos));

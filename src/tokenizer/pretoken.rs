@@ -201,6 +201,9 @@ const DEEPSEEK_MAIN: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|
 const HAN: &str = r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2CEB0}-\x{2EBEF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}";
 const DEEPSEEK_WORD: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
 
+/// As llama.cpp matches it: white space inside of the ranges (U+3000 and others) does not count.
+const CJK: &str = r"[[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]&&\S]+";
+
 /// `afmoe` writes the first compatibility ideograph, but the file has U+8C48; llama.cpp reads it so.
 const ASIAN: &str = r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{8C48}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF}\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{E40}-\x{E7F}\x{E80}-\x{EFF}\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+";
 
@@ -243,18 +246,14 @@ impl Family {
             Family::DeepseekLlm => vec![
                 regex(r"[\r\n]")?,
                 regex(DEEPSEEK_WORD)?,
-                regex(r"\s?[!-/:-~！-／：-～‘-‟　-。]+")?,
+                regex(r"\s?[!-/:-~！-／：-～‘-‟、-。]+")?,
                 regex(r"\s+$")?,
-                regex(r"[一-龥ࠀ-一가-\x{D7FF}]+")?,
+                regex(CJK)?,
                 regex("[{N}]+")?,
             ],
-            Family::DeepseekCoder => vec![
-                regex(r"[\r\n]")?,
-                regex(r"\s?[{L}]+")?,
-                regex(r"\s?[{P}]+")?,
-                regex(r"[一-龥ࠀ-一가-\x{D7FF}]+")?,
-                number()?,
-            ],
+            Family::DeepseekCoder => {
+                vec![regex(r"[\r\n]")?, regex(r"\s?[{L}]+")?, regex(r"\s?[{P}]+")?, regex(CJK)?, number()?]
+            }
             Family::DeepseekV3 => {
                 vec![numbers()?, han_kana()?, blanks(&format!(r"{DEEPSEEK_MAIN}| ?[{{P}}{{S}}]+[\r\n]*|\s*[\r\n]+"))?]
             }

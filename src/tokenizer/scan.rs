@@ -206,7 +206,7 @@ pub(super) fn digits_from_right(text: &str, emit: &mut dyn FnMut(&str)) {
         for c in text[at..end].chars() {
             at += c.len_utf8();
             left -= 1;
-            if left % 3 == 0 {
+            if left.is_multiple_of(3) {
                 emit(&text[from..at]);
                 from = at;
             }
@@ -223,13 +223,13 @@ pub(super) fn ascii_groups(text: &str, emit: &mut dyn FnMut(&str)) {
     let (mut from, mut at) = (0, 0);
     while at < bytes.len() {
         let digits = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
-        if digits > 0 && digits % 3 == 0 && at > from {
+        if digits > 0 && digits.is_multiple_of(3) && at > from {
             emit(&text[from..at]);
             from = at;
         }
         at += match digits {
             0 => 1,
-            n if n % 3 == 0 => 3,
+            n if n.is_multiple_of(3) => 3,
             n => n % 3,
         };
     }

@@ -44,7 +44,7 @@ TEXTS = [
     "don't 'tis ''' 's 't 're 've 'm 'll 'd 'S 'LL", "'ſ 'K", "it’s “quoted” – dash — ellipsis…",
     "0 1 12 123 1234 12345 123456 1234567 12345678", "3.14159265 -1e10 0xFF 1,000,000.50 50%", "x1y22z333", "٠١٢٣ ①② ½ Ⅷ 一二三",
     "a  b   c    d     e", "tab\tseparated\tvalues\t\tend", "line\nline\r\nline\rline\n\n\nend\n", "trailing   ", "trailing\n\n  \n",
-    "a\u00a0b\u00a0\u00a0c\u3000d\u3000\u3000e", "a\u2003\u2009b\u2028c\u2029d\u0085e", "zero\u200bwidth\u200d\ufeffjoin\u2060er",
+    "a\u00a0b\u00a0\u00a0c\u3000d\u3000\u3000e", "a\u2003\u2009b\u2028c\u2029d\u0085e", "   \u3000\u3000\u3000", " \u2003\u3001\u3000x\u1680", "zero\u200bwidth\u200d\ufeffjoin\u2060er",
     "lone\x00controls\x01\x07\x08\x0b\x0c\x1b\x7f end", "\x1c\x1d\x1e\x1f", "é e\u0301 ñ n\u0303 ü ö ß ø å", "Ünïcödé Ŧëxt ẞ",
     "Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢L̠ͨͧͩ͘G̴̻͈͍͔̹̑͗̎̅͛́Ǫ̵̹̻̝̳͂̌̌͘", "\u0301start", " \u0301", "\u0301\u0302",
     "😀 😃👍🏽 👩‍👩‍👧‍👦 🏳️‍🌈 🇮🇹🇯🇵 ☺️ ❤️‍🔥 1️⃣", "🦙.cpp 🚀(normal) 😶‍🌫️(multiple)", "汉字漢字 日本語テキスト かなカナ 한국어 텍스트", "我想在apple工作1314151天～",
