@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod base;
 pub mod chat;
+pub mod ctl;
 pub mod daemon;
 pub mod engine;
 pub mod gguf;

@@ -80,6 +80,12 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// Between the end of accepting and the end of idle connections: a request that was on its way
 /// when the listener closed still arrives.
 pub const DRAIN_LINGER: Duration = Duration::from_millis(250);
+/// After the drain's deadline: cancelled requests get this long to say so to their clients.
+pub const DRAIN_CANCEL: Duration = Duration::from_secs(3);
+/// How often the registry and the CPU pool are asked whether they answer.
+pub const PULSE_INTERVAL: Duration = Duration::from_secs(2);
+/// Largest answer, or line of one, that `forgectl` keeps in memory, in bytes.
+pub const CTL_ANSWER_MAX: usize = 64 << 20;
 /// Pause after a failed accept (usually: no descriptors left), so that it does not spin.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Largest configuration file; the documented one has 5 KiB.

@@ -1,3 +1,5 @@
 //! `forgectl`: drives the daemon over its admin socket. See docs/INTERFACE.md.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    rocmforge::ctl::main()
+}

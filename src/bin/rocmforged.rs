@@ -1,3 +1,5 @@
 //! `rocmforged`: the daemon. See docs/INTERFACE.md.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    rocmforge::daemon::main(|_site| anyhow::bail!("the registry and the API are not joined yet"))
+}

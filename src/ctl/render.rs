@@ -1,0 +1,245 @@
+//! Answers as text for people.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, CellAlignment, Table};
+
+use super::human::{ago, bytes, clean, count, seconds};
+use crate::proto::admin::{
+    BenchResult, Decision, Device, Evicted, Model, ModelDetail, ModelState, ModelStats, RequestInfo, Status,
+};
+
+/// A table without lines; columns whose title begins with `>` are aligned to the right.
+fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut t = Table::new();
+    t.load_style(NOTHING);
+    t.set_header(titles.iter().map(|h| h.trim_start_matches('>')).collect::<Vec<_>>());
+    for row in rows {
+        t.add_row(row.iter().zip(titles).map(|(text, title)| {
+            let side = if title.starts_with('>') { CellAlignment::Right } else { CellAlignment::Left };
+            Cell::new(clean(text)).set_alignment(side)
+        }));
+    }
+    for (column, title) in t.column_iter_mut().zip(titles) {
+        column.set_padding((0, 2));
+        if title.starts_with('>') {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut out = t.trim_fmt();
+    out.push('\n');
+    out
+}
+
+fn state(m: &Model) -> String {
+    let name = match m.state {
+        ModelState::Absent => "-",
+        ModelState::Queued => "queued",
+        ModelState::Loading => "loading",
+        ModelState::Ready => "ready",
+        ModelState::Draining => "draining",
+        ModelState::Failed => "failed",
+    };
+    if m.pinned { format!("{name} (pinned)") } else { name.to_owned() }
+}
+
+fn or_dash(v: Option<impl ToString>) -> String {
+    v.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+fn held(m: &Model) -> u64 {
+    m.bytes.map_or(0, |b| b.weights + b.cache + b.activations + b.tables)
+}
+
+fn failures<'a>(models: impl Iterator<Item = &'a Model>) -> String {
+    models.filter_map(|m| Some(format!("{}: {}\n", clean(&m.id), clean(m.reason.as_deref()?)))).collect()
+}
+
+/// `ls`
+pub fn ls(models: &[Model]) -> String {
+    if models.is_empty() {
+        return "no models; put GGUF files into a folder of models.dirs, or load one by its path\n".to_owned();
+    }
+    let rows = models.iter().map(|m| {
+        let name = [std::slice::from_ref(&m.id), &m.aliases[..]].concat().join(", ");
+        vec![
+            name,
+            bytes(m.file_bytes),
+            or_dash(m.architecture.as_ref()),
+            or_dash(m.n_params.map(count)),
+            or_dash(m.quantization.as_ref()),
+            or_dash(m.n_ctx_train),
+            state(m),
+        ]
+    });
+    let titles = ["NAME", ">SIZE", "ARCHITECTURE", ">PARAMETERS", "TYPE", ">CONTEXT", "STATE"];
+    table(&titles, rows) + &failures(models.iter())
+}
+
+/// `ps`; `now` is the Unix time in seconds.
+pub fn ps(models: &[Model], now: f64) -> String {
+    let loaded: Vec<&Model> = models.iter().filter(|m| m.state != ModelState::Absent).collect();
+    if loaded.is_empty() {
+        return "no model is loaded\n".to_owned();
+    }
+    let rows = loaded.iter().map(|m| {
+        vec![
+            m.id.clone(),
+            state(m),
+            or_dash(m.device.as_ref()),
+            bytes(held(m)),
+            or_dash(m.bytes.map(|b| bytes(b.cache))),
+            or_dash(m.context),
+            m.leases.to_string(),
+            m.last_use.map_or("never".to_owned(), |t| ago(now - t)),
+        ]
+    });
+    let titles = ["NAME", "STATE", "DEVICE", ">MEMORY", ">CACHE", ">CONTEXT", ">REQUESTS", "LAST USE"];
+    table(&titles, rows) + &failures(loaded.into_iter())
+}
+
+/// `status`
+pub fn status(s: &Status, now: f64) -> String {
+    let mut out = format!(
+        "rocmforged {} ({}), pid {}, up {}\nserving on {}\ndevice: {}\nprivate memory: {}\n",
+        s.version,
+        s.state,
+        s.pid,
+        seconds(s.uptime_s),
+        s.listen.join(", "),
+        clean(&s.device),
+        bytes(s.private_bytes),
+    );
+    for d in &s.devices {
+        out += &format!("{}: {} of {} reserved\n", d.id, bytes(d.used), bytes(d.budget));
+    }
+    out + "\n" + &ps(&s.models, now)
+}
+
+/// `show`
+pub fn show(d: &ModelDetail) -> String {
+    let m = &d.model;
+    let mut facts = vec![
+        ("name", m.id.clone()),
+        ("aliases", m.aliases.join(", ")),
+        ("file", m.path.clone()),
+        ("size", format!("{} ({} bytes)", bytes(m.file_bytes), m.file_bytes)),
+        ("state", state(m)),
+        ("reason", m.reason.clone().unwrap_or_default()),
+        ("device", m.device.clone().unwrap_or_default()),
+        ("why there", m.device_reason.clone().unwrap_or_default()),
+        ("architecture", m.architecture.clone().unwrap_or_default()),
+        ("parameters", m.n_params.map(count).unwrap_or_default()),
+        ("type", m.quantization.clone().unwrap_or_default()),
+        ("trained context", m.n_ctx_train.map(|n| n.to_string()).unwrap_or_default()),
+        ("context", m.context.map(|n| n.to_string()).unwrap_or_default()),
+        ("tokenizer", d.tokenizer.clone()),
+        ("chat template", d.chat_template.clone()),
+    ];
+    if let Some(b) = m.bytes {
+        let kinds = [("weights", b.weights), ("cache", b.cache), ("activations", b.activations), ("tables", b.tables)];
+        facts.push(("memory", kinds.map(|(k, n)| format!("{k} {}", bytes(n))).join(", ")));
+    }
+    facts.extend(d.hparams.iter().map(|(k, v)| (k.as_str(), v.clone())));
+    let types = d.tensor_types.iter().map(|(t, n, b)| format!("{t}: {n} tensors, {}", bytes(*b)));
+    facts.extend(types.map(|t| ("tensors", t)));
+    facts.extend(d.ignored_tensors.iter().map(|t| ("ignored tensor", t.clone())));
+    facts.extend(d.notes.iter().map(|n| ("note", n.clone())));
+    let width = facts.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
+    let lines = facts.iter().filter(|(_, v)| !v.is_empty());
+    lines.map(|(k, v)| format!("{:width$}  {}\n", clean(k), clean(v))).collect()
+}
+
+/// `stats`
+pub fn stats(all: &[ModelStats]) -> String {
+    if all.is_empty() {
+        return "no model is loaded\n".to_owned();
+    }
+    let rows = all.iter().map(|s| {
+        vec![
+            s.id.clone(),
+            s.running.to_string(),
+            s.waiting.to_string(),
+            s.requests.to_string(),
+            s.failed.to_string(),
+            s.cancelled.to_string(),
+            format!("{:.1}", s.prefill_rate),
+            format!("{:.1}", s.decode_rate),
+            s.prefill_tokens.to_string(),
+            s.cached_tokens.to_string(),
+            s.decode_tokens.to_string(),
+            format!("{}/{}", s.kv_blocks_used, s.kv_blocks_total),
+        ]
+    });
+    let titles = [
+        "NAME",
+        ">RUNNING",
+        ">WAITING",
+        ">DONE",
+        ">FAILED",
+        ">CANCELLED",
+        ">PREFILL/S",
+        ">DECODE/S",
+        ">PROMPT",
+        ">CACHED",
+        ">GENERATED",
+        ">KV BLOCKS",
+    ];
+    table(&titles, rows)
+}
+
+/// `devices`
+pub fn devices(all: &[Device]) -> String {
+    let mut out = String::new();
+    for d in all {
+        out += &format!("{}: {}\n  {}\n", d.id, clean(&d.description), clean(&d.reason));
+        out += &format!("  {} of {} reserved\n", bytes(d.used), bytes(d.budget));
+        for l in &d.ledger {
+            out += &format!("    {}  {} {}\n", bytes(l.bytes), clean(&l.owner), l.kind);
+        }
+    }
+    out
+}
+
+/// `requests`
+pub fn requests(all: &[RequestInfo]) -> String {
+    if all.is_empty() {
+        return "no request is in flight\n".to_owned();
+    }
+    let rows = all.iter().map(|r| {
+        let (prompt, text) = (r.prompt_tokens.to_string(), r.completion_tokens.to_string());
+        vec![r.id.clone(), r.model.clone(), r.state.clone(), prompt, text, seconds(r.age_s)]
+    });
+    table(&["ID", "MODEL", "STATE", ">PROMPT", ">GENERATED", "AGE"], rows)
+}
+
+/// A line of `events` and `why`.
+pub fn decision(d: &Decision) -> String {
+    let time = jiff::Timestamp::from_millisecond((d.time * 1000.0) as i64).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let who = d.uid.map(|u| format!(" (uid {u})")).unwrap_or_default();
+    let model = d.model.as_ref().filter(|m| !d.message.contains(*m)).map(|m| format!("{m}: ")).unwrap_or_default();
+    format!("{}  {:<7} {}{}{who}\n", time.strftime("%Y-%m-%d %H:%M:%SZ"), d.kind, clean(&model), clean(&d.message))
+}
+
+/// `evict`
+pub fn evicted(e: &Evicted) -> String {
+    format!(
+        "{} unloaded: {} given back in the ledger; private memory {} before, {} now; device memory freed: {}\n",
+        clean(&e.id),
+        bytes(e.ledger_freed),
+        bytes(e.private_before),
+        bytes(e.private_after),
+        bytes(e.device_freed),
+    )
+}
+
+/// `bench`
+pub fn bench(b: &BenchResult) -> String {
+    let head = format!("{} on {}, {} threads, rocmforged {}\n", clean(&b.model), b.device, b.threads, b.version);
+    let rows = b.runs.iter().map(|r| {
+        let n = r.rates.len().max(1) as f64;
+        let mean = r.rates.iter().sum::<f64>() / n;
+        let variance = r.rates.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        vec![r.test.clone(), format!("{mean:.2}"), format!("± {:.2}", variance.sqrt()), r.rates.len().to_string()]
+    });
+    head + &table(&["TEST", ">TOKENS/S", ">", ">RUNS"], rows)
+}
