@@ -18,7 +18,6 @@ use crate::base::limits::{EVAL_COPIES_MAX, EVAL_LOGITS_BYTES, STEP_TOKENS};
 use crate::gguf::{Gguf, GgufError};
 use crate::model::{Model, ModelError, PlanOptions};
 use crate::plan::cache::KvType;
-use crate::simd::Tier;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Tokens of a perplexity window, unless said otherwise.
@@ -51,10 +50,6 @@ pub struct Options {
     pub chunk: Option<usize>,
     /// Run so many copies together, token by token unless `chunk` says otherwise.
     pub copies: Option<usize>,
-    /// Threads; 0 = physical cores.
-    pub threads: usize,
-    /// Kernels.
-    pub tier: Tier,
 }
 
 /// What came out.
@@ -129,11 +124,11 @@ pub enum EvalError {
     Input(String),
 }
 
-/// Evaluates.
+/// Evaluates on the threads of `pool`.
 ///
 /// # Errors
 /// [`EvalError`]; a file of logits may have been begun.
-pub fn run(options: &Options) -> Result<Report, EvalError> {
+pub fn run(options: &Options, pool: &Arc<CpuPool>) -> Result<Report, EvalError> {
     let copies = options.copies.unwrap_or(1);
     if !(1..=EVAL_COPIES_MAX).contains(&copies) {
         return Err(EvalError::Input(format!("{copies} copies: from 1 to {EVAL_COPIES_MAX} can run together")));
@@ -147,7 +142,7 @@ pub fn run(options: &Options) -> Result<Report, EvalError> {
     if let Some(id) = tokens.iter().find(|t| **t as usize >= model.hparams.n_vocab) {
         return Err(EvalError::Input(format!("token {id} of a vocabulary of {}", model.hparams.n_vocab)));
     }
-    let mut run = Run::new(options, &model, copies)?;
+    let mut run = Run::new(options, &model, pool, copies)?;
     let mut report = Report { device: run.driver.device(), n_tokens: tokens.len(), difference: None, perplexity: None };
     match &options.logits {
         Some(path) => logits(&mut run, &tokens, options.context, path)?,
@@ -238,15 +233,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(options: &Options, model: &Model, copies: usize) -> Result<Self, EvalError> {
+    fn new(options: &Options, model: &Model, pool: &Arc<CpuPool>, copies: usize) -> Result<Self, EvalError> {
         let plan = Arc::new(model.plan(&PlanOptions { kv_type: options.kv_type }));
         let n_vocab = plan.n_vocab;
         let rows = EVAL_LOGITS_BYTES / size_of::<f32>() / n_vocab / copies;
         let chunk = options.chunk.unwrap_or(if options.copies.is_some() { 1 } else { STEP_TOKENS });
         let chunk = chunk.min(1 << 16);
         let max_outputs = options.chunk.map_or(chunk.min(rows.max(1)), |_| chunk);
-        let pool = CpuPool::new(options.threads, options.tier);
-        let backend = CpuBackend::new(Arc::clone(&plan), pool, chunk * copies, max_outputs * copies)?;
+        let backend = CpuBackend::new(Arc::clone(&plan), Arc::clone(pool), chunk * copies, max_outputs * copies)?;
         let mut driver = Driver::new(Box::new(backend), plan.caches.clone());
         let sequences = (0..copies).map(|_| driver.add()).collect();
         Ok(Self { driver, sequences, n_vocab, chunk, max_outputs, difference: 0.0 })

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rocmforge::offline::eval::{self, Input, Options, Report};
+use rocmforge::backend::cpu::CpuPool;
+use rocmforge::offline::eval::{EvalError, Input, Options, Report};
 use rocmforge::offline::tokenize;
 use rocmforge::plan::cache::KvType;
 use rocmforge::simd::Tier;
@@ -33,9 +34,11 @@ fn options(name: &str, input: Input, logits: Option<&Path>) -> Options {
         kv_type: KvType::F32,
         chunk: None,
         copies: None,
-        threads: 0,
-        tier: Tier::detect(),
     }
+}
+
+fn run(options: &Options) -> Result<Report, EvalError> {
+    rocmforge::offline::eval::run(options, &CpuPool::new(0, Tier::detect()))
 }
 
 fn floats(path: &Path) -> Vec<f32> {
@@ -53,7 +56,7 @@ fn logits_of_tokens_are_the_goldens() {
         let tokens = Input::Tokens(write(&dir, "ids.txt", &ids.join("\n ")));
         let plain = options(name, tokens, Some(&out));
         for (chunk, copies) in [(None, None), (Some(7), None), (None, Some(3)), (Some(5), Some(2))] {
-            let report = eval::run(&Options { chunk, copies, ..plain.clone() }).expect("logits");
+            let report = run(&Options { chunk, copies, ..plain.clone() }).expect("logits");
             let difference = max_difference(&floats(&out), &golden.logits());
             assert!(difference <= 1e-3, "{name}, chunk {chunk:?}, copies {copies:?}: {difference}");
             assert_eq!(report.n_tokens, golden.tokens.len());
@@ -72,7 +75,7 @@ fn perplexity_follows_from_the_logits() {
     let all: Vec<String> = golden.tokens.iter().map(u32::to_string).collect();
     let first: Vec<String> = window.iter().map(u32::to_string).collect();
     let tokens = |ids: &[String]| Input::Tokens(write(&dir, "ids.txt", &ids.join(" ")));
-    eval::run(&options("qwen2", tokens(&first), Some(&out))).expect("logits");
+    run(&options("qwen2", tokens(&first), Some(&out))).expect("logits");
     let logits = floats(&out);
     let loss = |i: usize| {
         let row = &logits[i * golden.n_vocab..][..golden.n_vocab];
@@ -82,11 +85,11 @@ fn perplexity_follows_from_the_logits() {
     let mean = (8..15).map(loss).sum::<f64>() / 7.0;
     // 36 tokens are two windows of 16 and a rest; of the first 20 only the first counts.
     let part = Options { context: Some(16), ..options("qwen2", tokens(&all[..20]), None) };
-    let found = eval::run(&part).expect("a perplexity").perplexity.expect("asked for");
+    let found = run(&part).expect("a perplexity").perplexity.expect("asked for");
     assert_eq!((found.n_scored, found.context), (7, 16));
     assert!((found.value / mean.exp() - 1.0).abs() < 1e-5, "{} and {}", found.value, mean.exp());
     let whole = Options { context: Some(16), ..options("qwen2", tokens(&all), None) };
-    assert_eq!(eval::run(&whole).expect("a perplexity").perplexity.expect("asked for").n_scored, 14);
+    assert_eq!(run(&whole).expect("a perplexity").perplexity.expect("asked for").n_scored, 14);
 }
 
 #[test]
@@ -94,23 +97,23 @@ fn mistakes_are_named() {
     let dir = TempDir::new().expect("a folder");
     let text = |text: &str| Input::Text(write(&dir, "text.txt", text));
     let tokens = |ids: &str| Input::Tokens(write(&dir, "ids.txt", ids));
-    let refused = |result: Result<Report, eval::EvalError>, says: &str| {
+    let refused = |result: Result<Report, EvalError>, says: &str| {
         let error = result.expect_err("must be refused").to_string();
         assert!(error.contains(says), "{error}");
     };
-    let run = |input| eval::run(&options("llama-gqa", input, None));
-    refused(run(text("too short")), "are less than one window of 512");
-    refused(run(tokens("1 2 x3")), "`x3` is no token id");
-    refused(run(tokens("1 2 347")), "token 347 of a vocabulary of 347");
-    refused(run(Input::Text(dir.path().join("absent"))), "absent: No such file");
+    let on = |input| run(&options("llama-gqa", input, None));
+    refused(on(text("too short")), "are less than one window of 512");
+    refused(on(tokens("1 2 x3")), "`x3` is no token id");
+    refused(on(tokens("1 2 347")), "token 347 of a vocabulary of 347");
+    refused(on(Input::Text(dir.path().join("absent"))), "absent: No such file");
     let good = || options("llama-gqa", tokens("1 2 3 4 5 6"), None);
-    refused(eval::run(&Options { context: Some(3), ..good() }), "windows of 3 tokens");
-    refused(eval::run(&Options { chunk: Some(0), ..good() }), "a chunk of 0 tokens");
-    refused(eval::run(&Options { copies: Some(100_000), ..good() }), "100000 copies");
+    refused(run(&Options { context: Some(3), ..good() }), "windows of 3 tokens");
+    refused(run(&Options { chunk: Some(0), ..good() }), "a chunk of 0 tokens");
+    refused(run(&Options { copies: Some(100_000), ..good() }), "100000 copies");
     let out = dir.path().join("out");
     let logits = Options { context: Some(5), logits: Some(out), ..good() };
-    refused(eval::run(&logits), "6 tokens do not fit in a context of 5");
-    refused(eval::run(&Options { model: dir.path().join("absent.gguf"), ..good() }), "absent.gguf");
+    refused(run(&logits), "6 tokens do not fit in a context of 5");
+    refused(run(&Options { model: dir.path().join("absent.gguf"), ..good() }), "absent.gguf");
 }
 
 #[test]

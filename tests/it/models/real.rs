@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rocmforge::backend::cpu::CpuPool;
 use rocmforge::gguf::Gguf;
 use rocmforge::model::{Model, PlanOptions};
 use rocmforge::offline::drive::Part;
@@ -91,7 +92,7 @@ fn perplexity(name: &str, file: &str) {
     let text = std::fs::read_to_string(data("perplexity.json")).expect("tests/data/models/perplexity.json");
     let goldens: HashMap<String, Golden> = serde_json::from_str(&text).expect("perplexity.json");
     let golden = &goldens[name];
-    let report = eval::run(&eval::Options {
+    let options = eval::Options {
         model: path(file),
         input: Input::Text(data("text.txt")),
         logits: None,
@@ -99,10 +100,8 @@ fn perplexity(name: &str, file: &str) {
         kv_type: KvType::F16,
         chunk: None,
         copies: None,
-        threads: 0,
-        tier: Tier::detect(),
-    })
-    .expect("a perplexity");
+    };
+    let report = eval::run(&options, &CpuPool::new(0, Tier::detect())).expect("a perplexity");
     println!("{name}: {report}; llama.cpp {:.4}", golden.perplexity);
     let ours = report.perplexity.expect("asked for");
     assert_eq!((report.n_tokens, ours.n_scored, ours.context), (golden.tokens, golden.scored, golden.context));
