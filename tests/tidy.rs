@@ -55,6 +55,7 @@ const UNSAFE: &[&str] = &[
     "src/backend/cpu/workers.rs",
     "src/backend/cpu/workers/fpu.rs",
     "src/backend/cpu/workers/tiles.rs",
+    "src/daemon/heap.rs",
     "src/daemon/systemd.rs",
     "src/gguf/map.rs",
     "src/pool/arena.rs",

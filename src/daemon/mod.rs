@@ -6,6 +6,7 @@
 
 mod args;
 pub mod config;
+mod heap;
 pub mod house;
 mod listen;
 mod log;
@@ -29,6 +30,7 @@ const EXIT_CONFIG: u8 = 78;
 
 /// `rocmforged`, from its command line to its exit status. `build` makes what is served.
 pub fn main(build: impl FnOnce(Site) -> anyhow::Result<House>) -> ExitCode {
+    heap::give_back_freed();
     let systemd = systemd::Systemd::take();
     let args = Args::parse();
     let (check, print) = (args.check_config, args.print_config);
