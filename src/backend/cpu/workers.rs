@@ -309,7 +309,7 @@ impl Team<'_> {
         let mut spins = 0_u32;
         while shared.pending.load(Ordering::Acquire) > 0 {
             spins = spins.wrapping_add(1);
-            if spins % 4096 == 0 {
+            if spins.is_multiple_of(4096) {
                 // A worker's CPU is taken by somebody else: let it be ours that waits.
                 thread::yield_now();
             }

@@ -24,9 +24,9 @@ const MAX_TOKENS: usize = 80;
 
 fn backend(ty: GgmlType, tier: Tier, threads: usize) -> CpuBackend {
     let pool = CpuPool::new(threads, tier);
-    let mut backend = CpuBackend::new(Arc::new(plan(ty, KvType::F32)), pool, MAX_TOKENS, MAX_TOKENS).unwrap();
+    let mut backend = CpuBackend::new(Arc::new(plan(ty, KvType::F32)), pool, MAX_TOKENS, MAX_TOKENS).expect("kernels");
     for group in 0..2 {
-        assert_eq!(backend.add_slab(CacheId(group)).unwrap(), 0);
+        assert_eq!(backend.add_slab(CacheId(group)).expect("memory"), 0);
     }
     backend
 }
@@ -58,8 +58,8 @@ fn step(backend: &mut CpuBackend, parts: &[(usize, &[u32], usize)]) -> Vec<f32> 
             batch.push_table(&table);
         }
     }
-    backend.submit(&batch).unwrap();
-    let out = backend.poll(Duration::ZERO).unwrap().expect("done");
+    backend.submit(&batch).expect("a good batch");
+    let out = backend.poll(Duration::ZERO).expect("a good step").expect("done");
     assert_eq!(out.n_vocab, VOCAB);
     out.logits.to_vec()
 }

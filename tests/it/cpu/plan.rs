@@ -55,7 +55,7 @@ impl Builder {
             GgmlType::F32 => (0..n_rows * n_cols).flat_map(|_| (0.1 * self.number()).to_le_bytes()).collect(),
             _ => {
                 // Any codes; the scales of Q4_K are at the start of its blocks, Q8_0's too, Q6_K's at the end.
-                let len = n_rows * ty.bytes_of(n_cols as u64).unwrap() as usize;
+                let len = n_rows * ty.bytes_of(n_cols as u64).expect("whole blocks") as usize;
                 let mut bytes: Vec<u8> = (0..len).map(|_| self.random() as u8).collect();
                 let scales: &[(usize, f32)] = match ty {
                     GgmlType::Q4_K => &[(0, 3e-4), (2, 2e-3)],

@@ -205,7 +205,6 @@ impl Attend {
                 }
             });
         });
-        drop(tiles);
         let partials = &self.partials[..parts.len() * partial];
         let tiles = DisjointTiles::at(out, width, &self.cuts, columns);
         team.run(&|worker| {
@@ -284,8 +283,9 @@ impl Layer<'_> {
         let kv_type = self.cache.group().kv_type;
         let keys = &mut s.keys[..heads.head_dim];
         let values = &mut s.values[..heads.head_dim_v.div_ceil(32) * KV_BLOCK_TOKENS];
-        for block in first..(last + 1).min((part + 1) * PART_BLOCKS) {
-            let (k, v) = self.cache.head(table[block], self.slot, head);
+        let end = (last + 1).min((part + 1) * PART_BLOCKS);
+        for (block, &id) in table.iter().enumerate().take(end).skip(first) {
+            let (k, v) = self.cache.head(id, self.slot, head);
             block::keys(self.tier, kv_type, k, keys);
             block::values(self.tier, kv_type, v, heads.head_dim_v, values);
             s.rows.block(self.tier, heads, (block * KV_BLOCK_TOKENS) as u32, keys, values);

@@ -49,7 +49,7 @@ pub fn tanh<const FUSED: bool>(x: f32) -> f32 {
     // Near zero 1 - 2/(e+1) would cancel: the polynomial of Cephes' tanhf.
     let z = x * x;
     let p = -5.704_988_7e-3;
-    let p = fma::<FUSED>(p, z, 2.063_908_9e-2);
+    let p = fma::<FUSED>(p, z, 2.063_909e-2);
     let p = fma::<FUSED>(p, z, -5.373_971_5e-2);
     let p = fma::<FUSED>(p, z, 1.333_144_2e-1);
     let p = fma::<FUSED>(p, z, -3.333_328e-1);

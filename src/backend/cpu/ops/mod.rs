@@ -28,6 +28,7 @@ use crate::base::limits::POOL_SERIAL_ELEMENTS;
 macro_rules! tiered {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? = $body:ident) => {
         $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
         $vis fn $name(tier: $crate::simd::Tier, $($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             {

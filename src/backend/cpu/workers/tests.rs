@@ -196,7 +196,6 @@ fn tiles_cover_a_matrix_once() {
             }
         });
         assert_eq!(taken.load(Ordering::Relaxed), tiles.len());
-        drop(tiles);
         assert!(data.iter().enumerate().all(|(i, &x)| x == i as u32 + 1));
     }
 }

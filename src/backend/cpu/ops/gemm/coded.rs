@@ -231,6 +231,7 @@ mod x86 {
     /// groups are variables, not an array: indexed by a loop that the compiler keeps, their sums
     /// would live in memory. Each part is called in one place, so that it is inlined.
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    #[allow(clippy::needless_range_loop)] // one index for several arrays
     fn tile<const N: usize, const G: usize>(w: &[[Block; 2]], x: &[ActBlock], sums: &mut Sums) {
         let mut upper = load::<N>(&sums[0]);
         let mut lower = load::<N>(&sums[1]);

@@ -101,8 +101,8 @@ fn one_token_body<const FUSED: bool>(
 ) {
     let mut lanes = *sums;
     for (w, x) in w.iter().zip(x) {
-        for lane in 0..LANES {
-            lanes[lane] = fma::<FUSED>(w.0[group][lane], x[i], lanes[lane]);
+        for (lane, w) in lanes.iter_mut().zip(&w.0[group]) {
+            *lane = fma::<FUSED>(*w, x[i], *lane);
         }
     }
     *sums = lanes;
