@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use super::config::{Sources, Surroundings};
+use super::offline::Offline;
 
 /// What the build holds, for `--version`.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nkernels: cpu\nGPU backend: not in this build");
 
 /// Runs GGUF language models and serves the OpenAI API.
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "rocmforged", version = env!("CARGO_PKG_VERSION"), long_version = VERSION)]
+#[command(name = "rocmforged", version = env!("CARGO_PKG_VERSION"), long_version = VERSION, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Work without a server.
+    #[command(subcommand)]
+    pub offline: Option<Offline>,
     /// Configuration file [default: /etc/rocmforge/rocmforged.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -10,6 +10,7 @@ mod heap;
 pub mod house;
 mod listen;
 mod log;
+mod offline;
 mod run;
 mod serve;
 mod signals;
@@ -32,7 +33,10 @@ const EXIT_CONFIG: u8 = 78;
 pub fn main(build: impl FnOnce(Site) -> anyhow::Result<House>) -> ExitCode {
     heap::give_back_freed();
     let systemd = systemd::Systemd::take();
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if let Some(offline) = args.offline.take() {
+        return offline.run();
+    }
     let (check, print) = (args.check_config, args.print_config);
     let around = Surroundings::of_process();
     let journal = around.var("JOURNAL_STREAM").is_some();

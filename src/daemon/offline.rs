@@ -1,0 +1,138 @@
+//! `rocmforged eval` and `rocmforged tokenize`: work without a server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use super::say;
+use crate::backend::cpu::CpuPool;
+use crate::offline::eval::{self, Input};
+use crate::offline::tokenize;
+use crate::registry::load::kv_type;
+use crate::simd::Tier;
+
+/// What `rocmforged` does instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Offline {
+    /// Perplexity of a text, or the logits of a sequence of tokens
+    Eval(Eval),
+    /// Token ids of strings
+    Tokenize(Tokenize),
+}
+
+/// `rocmforged eval`
+#[derive(Clone, Debug, Args)]
+pub struct Eval {
+    /// The model's file
+    #[arg(value_name = "MODEL.gguf")]
+    model: PathBuf,
+    /// Text to evaluate
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens", conflicts_with = "tokens")]
+    text: Option<PathBuf>,
+    /// Token ids between white space, fed as they are
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Write logits instead of computing perplexity: little-endian f32, a row for each token
+    #[arg(long, value_name = "OUT.f32")]
+    logits: Option<PathBuf>,
+    /// Tokens of a window [default: 512]; with --logits the most that are taken
+    #[arg(long, value_name = "N")]
+    ctx: Option<usize>,
+    /// Type of the KV cache: f16 or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    kv_type: String,
+    /// Most tokens of a prefill step
+    #[arg(long, value_name = "N")]
+    chunk: Option<usize>,
+    /// Run so many copies together, as one decode batch
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Device to run on: auto or cpu
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Worker threads; 0 = physical cores
+    #[arg(long, value_name = "N", env = "ROCMFORGE_CPU_THREADS", default_value_t = 0)]
+    threads: usize,
+    /// Vector instructions: auto, scalar, avx2, avx512 or amx
+    #[arg(long, value_name = "TIER", env = "ROCMFORGE_CPU_SIMD", default_value = "auto")]
+    simd: String,
+}
+
+/// `rocmforged tokenize`
+#[derive(Clone, Debug, Args)]
+pub struct Tokenize {
+    /// The model's file; one that holds only a vocabulary will do
+    #[arg(value_name = "MODEL.gguf")]
+    model: PathBuf,
+    /// A JSON list of strings
+    #[arg(long = "in", value_name = "IN.json")]
+    input: PathBuf,
+    /// Where the JSON list of lists of ids goes
+    #[arg(long = "out", value_name = "OUT.json")]
+    output: PathBuf,
+    /// Add BOS and EOS as the file says, and recognise special tokens in the text
+    #[arg(long, conflicts_with = "raw")]
+    special: bool,
+    /// Do neither (the default)
+    #[arg(long)]
+    raw: bool,
+}
+
+impl Offline {
+    /// Does it; the result goes to stdout, an error to stderr.
+    pub fn run(self) -> ExitCode {
+        let done = match self {
+            Offline::Eval(options) => options.run(),
+            Offline::Tokenize(options) => options.run(),
+        };
+        match done {
+            Ok(line) => {
+                // A reader that has gone wants no more.
+                let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(e) => {
+                say(&format!("rocmforged: {e:#}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Eval {
+    fn run(self) -> anyhow::Result<String> {
+        let tier = Tier::parse(&self.simd).context("--simd")?;
+        let kv_type = kv_type(&self.kv_type).map_err(anyhow::Error::msg).context("--kv-type")?;
+        match self.device.as_str() {
+            "auto" | "cpu" => {}
+            "gpu" => anyhow::bail!("--device gpu: the GPU backend is not in this build; use auto or cpu"),
+            other => anyhow::bail!("--device {other}: use auto or cpu"),
+        }
+        let input = match (self.text, self.tokens) {
+            (Some(text), _) => Input::Text(text),
+            (None, Some(tokens)) => Input::Tokens(tokens),
+            (None, None) => anyhow::bail!("--text or --tokens is needed"),
+        };
+        let options = eval::Options {
+            model: self.model,
+            input,
+            logits: self.logits,
+            context: self.ctx,
+            kv_type,
+            chunk: self.chunk,
+            copies: self.batch,
+        };
+        Ok(eval::run(&options, &CpuPool::new(self.threads, tier))?.to_string())
+    }
+}
+
+impl Tokenize {
+    fn run(self) -> anyhow::Result<String> {
+        let options =
+            tokenize::Options { model: self.model, input: self.input, output: self.output, special: self.special };
+        let n = tokenize::run(&options)?;
+        Ok(format!("{n} strings tokenized"))
+    }
+}
