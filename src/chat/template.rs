@@ -257,20 +257,24 @@ impl Template {
         result.tool_call_id = Some("call00001".to_owned());
         result.name = Some("lookup".to_owned());
         let asked = || vec![Message::text(Role::User, "x"), call.clone(), result.clone()];
-        // Without content a template may fail, or print Python's word for nothing.
-        let nothing = |text: &str| text.contains("None") || text.contains("null");
-        if !self.render(&Conversation::new(asked())).is_ok_and(|text| text.contains(TEXT) && !nothing(&text)) {
-            self.wants.text_always = true;
-        }
-        if !shows(self, asked(), TEXT) {
-            self.wants.string_arguments = true;
-            if shows(self, asked(), TEXT) {
-                self.notes.push("arguments of tool calls are given to the template as a string".to_owned());
-            } else {
-                self.wants.string_arguments = false;
-                self.notes.push("the template does not show tool calls of earlier turns".to_owned());
+        // Some show a call only where there is no content; others fail then, or print Python's word for
+        // nothing. Some concatenate the arguments, others walk through them.
+        let nothing = |text: &str| text.matches("None").count() + text.matches("null").count();
+        for (text_always, string_arguments) in [(false, false), (false, true), (true, false), (true, true)] {
+            self.wants = Wants { text_always: true, string_arguments, ..self.wants };
+            let usual = self.render(&Conversation::new(asked())).map_or(usize::MAX, |text| nothing(&text));
+            self.wants.text_always = text_always;
+            let shown = self.render(&Conversation::new(asked()));
+            if shown.is_ok_and(|text| text.contains(TEXT) && nothing(&text) <= usual) {
+                if string_arguments {
+                    self.notes.push("arguments of tool calls are given to the template as a string".to_owned());
+                }
+                return;
             }
         }
+        self.wants.string_arguments = false;
+        let why = self.render(&Conversation::new(asked())).err().map(|e| format!(": {e}")).unwrap_or_default();
+        self.notes.push(format!("tool calls of earlier turns are not shown{why}"));
     }
 
     /// Tries conversations of the usual shapes and notes which are refused.

@@ -185,6 +185,14 @@ fn templates_get_what_they_want() {
         [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}}]}]);
     let conversation = Conversation::from_json(&messages, &Json::Null, &Json::Null).unwrap();
     assert_eq!(template.render(&conversation).unwrap(), "u{\"a\":1}");
+    // DeepSeek R1's way: calls are shown only where content is none, their arguments are a string.
+    let none =
+        strings.replace("{{ m.content }}", "").replace("in m.tool_calls", "in m.tool_calls if m.content is none");
+    let template = Template::new(Some(&format!("{{{{ messages[0].content }}}}{none}")), "", "");
+    assert_eq!(template.render(&conversation).unwrap(), "u{\"a\":1}");
+    // A template that prints Python's word for nothing gets an empty text, whatever else it says of None.
+    let prints = "None is None. {% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}{{ c.function.arguments|tojson }}{% endfor %}{% endfor %}";
+    assert_eq!(Template::new(Some(prints), "", "").render(&conversation).unwrap(), "None is None. u{\"a\": 1}");
     let developer = Template::new(
         Some("{% for m in messages %}{{ m.role }}{% if m.role == 'developer' %}!{% endif %}{% endfor %}"),
         "",
