@@ -14,12 +14,13 @@ use crate::backend::{Backend, BackendError};
 use crate::base::limits::{
     CACHE_MIN_TOKENS, CONTEXT_MAX, ENGINE_QUEUE, MAX_BATCH, STEP_TOKENS, STEP_TOKENS_SHARED, WARMUP_MAX,
 };
-use crate::chat::Template;
+use crate::chat::template::{Source as TemplateSource, Template};
 use crate::engine::events::Events;
 use crate::engine::handle::Handle;
 use crate::engine::message::{Event, Generate, Sampling};
 use crate::engine::{self, cache};
 use crate::gguf::map::MapError;
+use crate::gguf::meta::Value;
 use crate::gguf::{Gguf, GgufError};
 use crate::model::{Model, PlanOptions};
 use crate::plan::Plan;
@@ -245,8 +246,18 @@ impl CpuModel {
             let bytes = id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
         };
-        let source = meta.str("tokenizer.chat_template").map_err(invalid)?;
-        let template = Template::new(source, &token(tokenizer.bos()), &token(tokenizer.eos()));
+        let (mut template, mut named) = (None, Vec::new());
+        for (key, value) in meta.iter() {
+            let (Some(rest), Value::Str(text)) = (key.strip_prefix("tokenizer.chat_template"), value) else { continue };
+            match rest.strip_prefix('.') {
+                Some(name) => named.push((name, text.as_str())),
+                None if rest.is_empty() => template = Some(text.as_str()),
+                None => {}
+            }
+        }
+        let (bos, eos) = (token(tokenizer.bos()), token(tokenizer.eos()));
+        let chatml = tokenizer.token_id("<|im_start|>").is_some();
+        let template = Template::from_source(TemplateSource { template, named: &named, bos: &bos, eos: &eos, chatml });
         Ok((Arc::new(tokenizer), template))
     }
 
