@@ -279,7 +279,8 @@ impl<M: Resident> Core<M> {
                         leaving.stopping = true;
                         let budget = Arc::clone(&self.options.sites[live.site].budget);
                         if let Some(model) = live.model.take() {
-                            self.effects.push(Effect::Stop { id: entry.id.clone(), model, budget });
+                            let trim = self.options.trim;
+                            self.effects.push(Effect::Stop { id: entry.id.clone(), model, budget, trim });
                         }
                     } else {
                         wake.extend(leaving.cancelled);
