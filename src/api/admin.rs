@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -21,8 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::base::limits::DRAIN_SECS;
-use crate::proto::admin::{AdminError, BenchRequest, Decision, EvictRequest, LoadRequest};
+use crate::proto::admin::{AdminError, BenchRequest, Decision, EvictRequest, LoadRequest, Reloaded};
 use crate::registry::{Handle, Loading, RegistryError, admin_error};
 use crate::telemetry::events;
 
@@ -31,7 +29,7 @@ use crate::telemetry::events;
 pub struct PeerUid(pub Option<u32>);
 
 /// Work of the daemon, asked for over the socket.
-pub type Task = Pin<Box<dyn Future<Output = Result<(), AdminError>> + Send>>;
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the routes need.
 pub struct Admin {
@@ -42,7 +40,9 @@ pub struct Admin {
     /// Every effective value of the configuration with where it came from.
     pub config: Box<dyn Fn() -> Value + Send + Sync>,
     /// Reads the configuration anew; the uid is the asker's.
-    pub reload: Box<dyn Fn(Option<u32>) -> Task + Send + Sync>,
+    pub reload: Box<dyn Fn(Option<u32>) -> Task<Result<Reloaded, AdminError>> + Send + Sync>,
+    /// Begins to stop the daemon, as SIGTERM does; comes back before it has stopped.
+    pub drain: Box<dyn Fn(Option<u32>) -> Task<()> + Send + Sync>,
 }
 
 /// The routes, below `/admin/v1`.
@@ -269,24 +269,14 @@ async fn bench(State(admin): State<Arc<Admin>>, bytes: Bytes) -> Answer<crate::p
     Ok(Json(admin.registry.bench(&request, admin.threads).await?))
 }
 
-async fn reload(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>) -> Answer<Value> {
+async fn reload(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>) -> Answer<Reloaded> {
     let failed = |error| Refusal { status: StatusCode::BAD_REQUEST, error: Box::new(error), retry_after_s: None };
-    (admin.reload)(uid(peer)).await.map_err(failed)?;
-    Ok(Json(json!({ "reloaded": true })))
+    Ok(Json((admin.reload)(uid(peer)).await.map_err(failed)?))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct DrainRequest {
-    /// Seconds that requests have to finish.
-    seconds: Option<u64>,
-}
-
-async fn drain(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>, bytes: Bytes) -> Answer<Value> {
-    let request: DrainRequest = body(&bytes)?;
-    let within = Duration::from_secs(request.seconds.unwrap_or(DRAIN_SECS));
-    admin.registry.drain(within, uid(peer)).await?;
-    Ok(Json(json!({ "drained": true })))
+async fn drain(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>) -> Answer<Value> {
+    (admin.drain)(uid(peer)).await;
+    Ok(Json(json!({ "draining": true })))
 }
 
 async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {

@@ -72,7 +72,7 @@ pub async fn load(
 
 fn name(phase: Phase) -> &'static str {
     match phase {
-        Phase::Queued => "waiting for other loads",
+        Phase::Queued => "queued",
         Phase::Map => "checking the file",
         Phase::Plan => "placing",
         Phase::Evict => "making room",
@@ -99,8 +99,7 @@ impl Shown {
             return;
         }
         if self.terminal {
-            let bar = self.bar();
-            bar.set_length(0);
+            let bar = self.bar(false);
             bar.set_message(name(phase));
         } else if !out.json {
             out.note(name(phase));
@@ -113,20 +112,20 @@ impl Shown {
         }
         self.phase = Some(phase);
         let message = progress(phase, done, total, rate, eta_s);
-        let bar = self.bar();
+        let bar = self.bar(true);
         bar.set_length(total);
         bar.set_position(done);
         bar.set_message(message);
     }
 
-    fn bar(&mut self) -> &ProgressBar {
-        self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:30}] {msg}") {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar
-        })
+    /// A bar only where there is something to measure: an empty total would draw a full one.
+    fn bar(&mut self, measured: bool) -> &ProgressBar {
+        let template = if measured { "{spinner} [{bar:30}] {msg}" } else { "{spinner} {msg}" };
+        let bar = self.bar.get_or_insert_with(|| ProgressBar::new(0));
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar
     }
 
     fn clear(&mut self) {

@@ -117,7 +117,8 @@ async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Fail
         }
         Verb::Why { model } => {
             let query = model.as_ref().map(|m| format!("?model={}", segment(m))).unwrap_or_default();
-            decisions(client, &format!("/admin/v1/why{query}"), out).await
+            let answer = client.json(get, &format!("/admin/v1/why{query}"), None).await?;
+            print::<Vec<Decision>>(out, answer, |all| all.iter().map(render::decision).collect())
         }
         Verb::Reload => {
             let answer = client.json(post, "/admin/v1/reload", Some(&json!({}))).await?;

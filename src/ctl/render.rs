@@ -86,7 +86,7 @@ pub fn ps(models: &[Model], now: f64) -> String {
             m.id.clone(),
             state(m),
             or_dash(m.device.as_ref()),
-            bytes(held(m)),
+            or_dash(m.bytes.map(|_| bytes(held(m)))),
             or_dash(m.bytes.map(|b| bytes(b.cache))),
             or_dash(m.context),
             m.leases.to_string(),
@@ -139,7 +139,9 @@ pub fn show(d: &ModelDetail) -> String {
         let kinds = [("weights", b.weights), ("cache", b.cache), ("activations", b.activations), ("tables", b.tables)];
         facts.push(("memory", kinds.map(|(k, n)| format!("{k} {}", bytes(n))).join(", ")));
     }
-    facts.extend(d.hparams.iter().map(|(k, v)| (k.as_str(), v.clone())));
+    // Some of the hyperparameters stand above already.
+    let new = d.hparams.iter().filter(|(k, _)| !["architecture", "parameters", "context"].contains(&k.as_str()));
+    facts.extend(new.map(|(k, v)| (k.as_str(), v.clone())));
     let types = d.tensor_types.iter().map(|(t, n, b)| format!("{t}: {n} tensors, {}", bytes(*b)));
     facts.extend(types.map(|t| ("tensors", t)));
     facts.extend(d.ignored_tensors.iter().map(|t| ("ignored tensor", t.clone())));
@@ -222,13 +224,16 @@ pub fn decision(d: &Decision) -> String {
 
 /// `evict`
 pub fn evicted(e: &Evicted) -> String {
+    let device = match e.device_freed {
+        0 => String::new(),
+        n => format!("; {} given back on the device", bytes(n)),
+    };
     format!(
-        "{} unloaded: {} given back in the ledger; private memory {} before, {} now; device memory freed: {}\n",
+        "{} unloaded: {} given back in the ledger{device}; private memory {} before, {} now\n",
         clean(&e.id),
         bytes(e.ledger_freed),
         bytes(e.private_before),
         bytes(e.private_after),
-        bytes(e.device_freed),
     )
 }
 

@@ -191,7 +191,7 @@ fn router() -> Router {
         .route(
             "/admin/v1/why",
             get(async move |r: Request| {
-                format!("{{\"time\":0,\"kind\":\"why\",\"message\":\"{}\"}}\n", r.uri().query().unwrap_or("all"))
+                Json(json!([{"time": 0, "kind": "why", "message": r.uri().query().unwrap_or("all")}]))
             }),
         )
         .route("/admin/v1/reload", post(async || Json(Reloaded { needs_restart: vec!["http.listen".into()] })))

@@ -31,14 +31,14 @@ pub enum ListenError {
     #[error("cannot listen on {0}: a file that is no socket is there; remove it, or choose another path with {1}")]
     NoSocket(String, &'static str),
     /// Anything else.
-    #[error("cannot listen on {address}: {source}; check {key}")]
+    #[error("cannot listen on {address}: {why}; check {key}")]
     System {
         /// The address.
         address: String,
         /// The flag and key that set it.
         key: &'static str,
         /// The system's reason.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -93,7 +93,7 @@ pub fn public(address: &Listen) -> Result<Vec<Listener>, ListenError> {
         Listen::Tcp(address) => {
             let fail = |source: io::Error| match source.kind() {
                 io::ErrorKind::AddrInUse => ListenError::InUse(address.clone(), KEY),
-                _ => ListenError::System { address: address.clone(), key: KEY, source },
+                _ => ListenError::System { address: address.clone(), key: KEY, why: source },
             };
             // A name may stand for several addresses (localhost: 127.0.0.1 and ::1).
             let mut all: Vec<_> = address.to_socket_addrs().map_err(fail)?.collect();
@@ -129,7 +129,7 @@ pub fn admin(path: &Path, passed: Vec<(OwnedFd, String)>) -> Result<Listener, Li
             tracing::warn!(name, "systemd passed a socket that is not used");
             continue;
         }
-        let system = |source| ListenError::System { address: name.clone(), key: KEY, source };
+        let system = |source| ListenError::System { address: name.clone(), key: KEY, why: source };
         if !systemd::is_unix_listener(&fd) {
             return Err(system(systemd::not_a_listener(&name)));
         }
@@ -149,7 +149,7 @@ pub fn admin(path: &Path, passed: Vec<(OwnedFd, String)>) -> Result<Listener, Li
 
 fn unix(path: &Path, mode: u32, key: &'static str) -> Result<Listener, ListenError> {
     let address = format!("unix:{}", path.display());
-    let system = |source| ListenError::System { address: address.clone(), key, source };
+    let system = |source| ListenError::System { address: address.clone(), key, why: source };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(system)?;
     }

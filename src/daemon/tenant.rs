@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::config::{Amount, Config, Context as ContextSize};
+use super::heap;
 use super::house::{Answer, Control, House, Site, Tenant};
 use crate::api::{admin, http};
 use crate::backend::cpu::CpuPool;
 use crate::base::limits::{ANSWER_WAIT, RAM_BUDGET_PERCENT};
 use crate::policy::placement::{SiteKind, Use};
 use crate::pool::budget::Budget;
-use crate::proto::admin::{AdminError, ModelState};
+use crate::proto::admin::{AdminError, ModelState, Reloaded};
 use crate::registry::load::{CpuLoader, CpuOptions, kv_type};
 use crate::registry::{self, Options, Registry, Reload};
 use crate::simd::Tier;
@@ -50,6 +51,7 @@ pub fn build(site: Site) -> anyhow::Result<House> {
         autoload: config.models.autoload,
         device: device_use(&config.device.kind),
         listen: site.listen.clone(),
+        trim: heap::trim,
         ..Options::new(vec![host])
     };
     let engines = CpuOptions {
@@ -69,13 +71,17 @@ pub fn build(site: Site) -> anyhow::Result<House> {
 
     let api = http::Api::new(registry.clone(), metrics, config.http.max_body.0);
     let public = http::router(api);
-    let control = site.control;
+    let (control, stop) = (site.control.clone(), site.control);
     let effective = Arc::clone(&site.effective);
     let admin = admin::router(Arc::new(admin::Admin {
         registry: registry.clone(),
         threads: pool.threads() as u32,
         config: Box::new(move || effective.json()),
         reload: Box::new(move |uid| reload(control.clone(), uid)),
+        drain: Box::new(move |uid| {
+            let stop = stop.clone();
+            Box::pin(async move { stop.drain(uid).await })
+        }),
     }));
     let admin = admin.merge(public.clone());
     let memory = site.machine.memory_available;
@@ -83,18 +89,10 @@ pub fn build(site: Site) -> anyhow::Result<House> {
 }
 
 /// `forgectl reload`: what needs a restart is no error, but it is said.
-fn reload(control: Control, uid: Option<u32>) -> admin::Task {
+fn reload(control: Control, uid: Option<u32>) -> admin::Task<Result<Reloaded, AdminError>> {
     Box::pin(async move {
-        let error = |code: &str, message, detail| AdminError { code: code.to_owned(), message, detail };
-        match control.reload(uid).await {
-            Ok(later) if later.is_empty() => Ok(()),
-            Ok(later) => Err(error(
-                "restart_needed",
-                format!("taken over, except for what needs a restart: {}", later.join(", ")),
-                json!({ "keys": later }),
-            )),
-            Err(message) => Err(error("bad_configuration", message, Value::Null)),
-        }
+        let error = |message| AdminError { code: "bad_configuration".to_owned(), message, detail: Value::Null };
+        control.reload(uid).await.map(|needs_restart| Reloaded { needs_restart }).map_err(error)
     })
 }
 

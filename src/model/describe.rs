@@ -1,7 +1,14 @@
 //! A model's numbers for people: what `forgectl show` prints.
 
 use super::Model;
-use crate::plan::op::Rope;
+use crate::plan::op::{Activation, Rope};
+
+fn activation(a: Activation) -> &'static str {
+    match a {
+        Activation::Silu => "SiLU",
+        Activation::GeluTanh => "GELU (tanh)",
+    }
+}
 
 /// Names and values in print order.
 pub(super) fn describe(model: &Model) -> Vec<(&'static str, String)> {
@@ -12,7 +19,7 @@ pub(super) fn describe(model: &Model) -> Vec<(&'static str, String)> {
         ("context", h.n_ctx_train.to_string()),
         ("layers", h.n_layer.to_string()),
         ("width", h.n_embd.to_string()),
-        ("feed-forward", format!("{} {:?}", h.n_ff, model.spec.act)),
+        ("feed-forward", format!("{}, {}", h.n_ff, activation(model.spec.act))),
         ("heads", h.n_head.to_string()),
         ("key-value heads", h.n_head_kv.to_string()),
         (

@@ -78,14 +78,14 @@ fn execute<M: Resident>(effect: Effect<M>, loader: &Arc<dyn Loader<M>>, results:
         Effect::Abort { model } => {
             tokio::spawn(async move { model.stop(false).await });
         }
-        Effect::Stop { id, model, budget } => {
+        Effect::Stop { id, model, budget, trim } => {
             tokio::spawn(async move {
                 let before = spawn_blocking(memory::private);
                 let before = before.await.unwrap_or(memory::UNKNOWN);
                 let held = budget.held_by(&id);
                 // Nobody has a lease, or those who have were told to go and did not.
                 if tokio::time::timeout(STOP_WAIT, model.stop(false)).await.is_ok() {
-                    on_thread(results, move || tear_down(id, model, &budget, held, before));
+                    on_thread(results, move || tear_down(id, model, &budget, trim, (held, before)));
                 } else {
                     // Its thread hangs in a step. Its memory is in use, and stays in the ledger,
                     // until that ends; the daemon goes on without it.
@@ -111,7 +111,14 @@ async fn quarantine<M: Resident>(model: Arc<M>) {
 }
 
 /// Drops the model (unmapping a large file takes a while) and measures what came of it.
-fn tear_down<M: Resident>(id: String, model: Arc<M>, budget: &Budget, held: u64, private_before: u64) -> Done<M> {
+/// `held` and `private_before` are the bytes in the ledger and of the process before.
+fn tear_down<M: Resident>(
+    id: String,
+    model: Arc<M>,
+    budget: &Budget,
+    trim: fn(),
+    (held, private_before): (u64, u64),
+) -> Done<M> {
     let mut model = Some(model);
     // Somebody may look at it this moment (a list, a cancel); a lease that was not let go of in
     // time keeps it, and its bytes stay in the ledger as long.
@@ -125,6 +132,7 @@ fn tear_down<M: Resident>(id: String, model: Arc<M>, budget: &Budget, held: u64,
         }
     }
     let ledger_freed = held.saturating_sub(budget.held_by(&id));
+    trim();
     let private_after = memory::private();
     Done::Gone { evicted: Evicted { id: id.clone(), private_before, private_after, device_freed: 0, ledger_freed }, id }
 }

@@ -36,7 +36,10 @@ impl Handle<Loaded> {
         let BenchRequest { n_prompt, n_gen, depth, batch, repetitions, .. } = *request;
         let needed = u64::from(depth) + u64::from(n_prompt.max(n_gen)) + 2;
         if needed > u64::from(model.context) {
-            let text = format!("{needed} tokens are needed, the context of {} is {}", model.id, model.context);
+            let text = format!(
+                "{needed} tokens are needed, the context of {} is {}: take less of n_prompt, n_gen or depth",
+                model.id, model.context
+            );
             return Err(RegistryError::Invalid(text));
         }
         let runs = run(&model.engine, Spec { n_prompt, n_gen, depth, batch, repetitions }).await;

@@ -67,7 +67,7 @@ pub(super) enum Effect<M> {
     /// Cancel its requests.
     Abort { model: Arc<M> },
     /// Tear it down: nobody uses it any more (or was given time enough).
-    Stop { id: String, model: Arc<M>, budget: Arc<Budget> },
+    Stop { id: String, model: Arc<M>, budget: Arc<Budget>, trim: fn() },
 }
 
 /// What came of an [`Effect`].

@@ -205,6 +205,7 @@ impl<M: Resident> Core<M> {
     /// Ends a load that will not be; `failure` stays visible as the model's state.
     pub fn give_up(&mut self, id: &str, error: RegistryError, failure: Option<Failure>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.wanted = entry.proven.clone();
         if let Some(mut load) = entry.load.take() {
             load.refuse(&error);
             for reply in load.evictors {
@@ -279,7 +280,8 @@ impl<M: Resident> Core<M> {
                         leaving.stopping = true;
                         let budget = Arc::clone(&self.options.sites[live.site].budget);
                         if let Some(model) = live.model.take() {
-                            self.effects.push(Effect::Stop { id: entry.id.clone(), model, budget });
+                            let trim = self.options.trim;
+                            self.effects.push(Effect::Stop { id: entry.id.clone(), model, budget, trim });
                         }
                     } else {
                         wake.extend(leaving.cancelled);

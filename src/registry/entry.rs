@@ -28,7 +28,10 @@ pub(super) struct Entry<M> {
     pub problem: Option<String>,
     pub pinned: bool,
     pub ttl: Option<Duration>,
+    /// What the next load is asked for.
     pub wanted: Wanted,
+    /// The same of the last load that went well: wishes of one that failed are not kept.
+    pub proven: Wanted,
     pub live: Option<Live<M>>,
     pub load: Option<Load<M>>,
     pub failure: Option<Failure>,
@@ -170,6 +173,7 @@ impl<M> Entry<M> {
             pinned: false,
             ttl: None,
             wanted: Wanted::default(),
+            proven: Wanted::default(),
             live: None,
             load: None,
             failure: None,

@@ -121,5 +121,5 @@ fn suggest(nearest: &[String]) -> String {
 }
 
 fn retry(after: &Option<u64>) -> String {
-    after.map_or_else(String::new, |s| format!(" (it is tried again from {s} s on)"))
+    after.map_or_else(String::new, |s| format!(" (requests may try it again in {s} s)"))
 }

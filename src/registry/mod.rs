@@ -88,6 +88,8 @@ pub struct Options {
     pub version: String,
     /// Addresses it serves on, for status.
     pub listen: Vec<String>,
+    /// Gives memory that a model freed back to the system; called by a thread that may take a while.
+    pub trim: fn(),
 }
 
 impl Options {
@@ -103,6 +105,7 @@ impl Options {
             retry_after: LOAD_RETRY_AFTER,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             listen: Vec::new(),
+            trim: || {},
         }
     }
 }

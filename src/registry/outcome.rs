@@ -207,6 +207,7 @@ impl<M: Resident> Core<M> {
             load_time,
             leaving: None,
         };
+        entry.proven = entry.wanted.clone();
         entry.facts = Some(model.facts());
         entry.failure = None;
         entry.load_time = Some(load_time.max(Duration::from_millis(1)));

@@ -1,6 +1,7 @@
-"""The official `openai` client against a running daemon.
+"""The official `openai` client against a daemon: its own (daemon.py says which), or a running one.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/client/requirements.txt
+    .venv/bin/python -m unittest discover -s tests/client -v
     ROCMFORGE_TEST_URL=http://127.0.0.1:11535/v1 ROCMFORGE_TEST_MODEL=<id> \
         .venv/bin/python -m unittest discover -s tests/client -v
 
@@ -11,6 +12,8 @@ Qwen2.5-Coder-1.5B-Instruct-Q4_K_M). Nothing is retried: an error is seen as it 
 import concurrent.futures
 import json
 import os
+import shutil
+import tempfile
 import time
 import unittest
 import urllib.error
@@ -18,7 +21,9 @@ import urllib.request
 
 import openai
 
-URL = os.environ.get("ROCMFORGE_TEST_URL", "http://127.0.0.1:11535/v1")
+from daemon import Daemon, test_models
+
+URL = os.environ.get("ROCMFORGE_TEST_URL")
 MODEL = os.environ.get("ROCMFORGE_TEST_MODEL", "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M")
 CAPITALS = {
     "Italy": "Rome",
@@ -30,6 +35,22 @@ CAPITALS = {
     "Russia": "Moscow",
     "Greece": "Athens",
 }
+
+
+def setUpModule():
+    """Without a running daemon, one for this module's tests; the last of them over, it must end well."""
+    global URL
+    if URL:
+        return
+    # The model alone: nothing else that the folder holds may turn up.
+    folder = tempfile.mkdtemp(prefix="rocmforge-models-")
+    unittest.addModuleCleanup(shutil.rmtree, folder)
+    os.symlink(test_models() / f"{MODEL}.gguf", os.path.join(folder, f"{MODEL}.gguf"))
+    daemon = Daemon(models=[folder])
+    unittest.addModuleCleanup(daemon.remove)
+    daemon.start()
+    unittest.addModuleCleanup(daemon.stop)
+    URL = daemon.base + "/v1"
 
 
 def client():

@@ -188,8 +188,8 @@ impl ApiError {
         e.code("insufficient_memory")
     }
 
-    /// What an engine said about a request whose prompt is in field `param`.
-    pub fn engine(error: &EngineError, param: &str) -> Self {
+    /// What the engine of `model` said about a request whose prompt is in field `param`.
+    pub fn engine(error: &EngineError, model: &str, param: &str) -> Self {
         match error {
             EngineError::ContextLength { prompt, context } => Self::context_length(param, *prompt, *context),
             EngineError::Invalid(m) => Self::invalid(Some(param), m.clone()),
@@ -197,8 +197,10 @@ impl ApiError {
             EngineError::CacheMemory { needed, available } => Self::insufficient_memory(error.to_string())
                 .with("needed_bytes", *needed)
                 .with("available_bytes", *available),
-            EngineError::Failed(_) => Self::internal(error.to_string()),
-            EngineError::Stopping => Self::unavailable("draining", error.to_string(), 1),
+            EngineError::Failed(reason) => Self::internal(format!("The model '{model}' failed: {reason}.")),
+            EngineError::Stopping => {
+                Self::unavailable("draining", format!("The model '{model}' is being unloaded."), 1)
+            }
         }
     }
 
@@ -271,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_table_of_the_interface() {
-        let engine = |e: EngineError| ApiError::engine(&e, "messages");
+        let engine = |e: EngineError| ApiError::engine(&e, "m", "messages");
         let rows = [
             (ApiError::invalid(Some("n"), "m"), 400, "invalid_request_error", None),
             (ApiError::unsupported_value("n", "m"), 400, "invalid_request_error", Some("unsupported_value")),

@@ -113,7 +113,7 @@ impl Choices {
                     cache_prompt: params.cache_prompt,
                 };
                 let defer = index % per_prompt != 0 && generate.cache_prompt && generate.prompt.len() > KV_BLOCK_TOKENS;
-                let submit = |g| lease.model.engine.submit(g).map_err(|e| ApiError::engine(&e, param));
+                let submit = |g| lease.model.engine.submit(g).map_err(|e| ApiError::engine(&e, &lease.model.id, param));
                 let (events, deferred) = if defer { (None, Some(generate)) } else { (Some(submit(generate)?), None) };
                 slots.push(Slot {
                     events,
@@ -233,7 +233,7 @@ impl Choices {
         for slot in self.slots.iter_mut().skip(i + 1).take(self.per_prompt - 1) {
             if let Some(generate) = slot.deferred.take() {
                 let submitted = self.lease.model.engine.submit(generate);
-                slot.events = Some(submitted.map_err(|e| ApiError::engine(&e, self.param))?);
+                slot.events = Some(submitted.map_err(|e| ApiError::engine(&e, &self.lease.model.id, self.param))?);
             }
         }
         Ok(())
@@ -274,7 +274,7 @@ impl Choices {
             }
             Some(Event::Failed(e)) => {
                 slot.events = None;
-                Err(ApiError::engine(&e, self.param))
+                Err(ApiError::engine(&e, &self.lease.model.id, self.param))
             }
             None => {
                 slot.events = None;

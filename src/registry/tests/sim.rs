@@ -164,7 +164,7 @@ impl Sim {
                 let id = model.id.clone();
                 self.leases.retain(|l| l.0 != id || !Arc::ptr_eq(&l.1.model, &model));
             }
-            Effect::Stop { id, model, budget } => {
+            Effect::Stop { id, model, budget, trim: _ } => {
                 let leased = self.leases.iter().any(|l| Arc::ptr_eq(&l.1.model, &model));
                 assert!(!leased || self.may_abort.contains(&id), "{id} is torn down under a lease");
                 let pinned = self.core.entries[&id].pinned;

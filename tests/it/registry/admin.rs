@@ -1,11 +1,13 @@
 //! The admin routes, called as the socket calls them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use rocmforge::api::admin::{Admin, PeerUid, router};
+use rocmforge::proto::admin::Reloaded;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -20,13 +22,18 @@ impl Client {
     fn new(names: &[&str], budget: u64) -> Self {
         let dir = tiny(names);
         let (_, registry) = start(dir.path(), budget);
+        let stopping = registry.clone();
         let admin = Admin {
             registry,
             threads: 2,
             config: Box::new(|| json!({ "models.autoload": true })),
             reload: Box::new(|uid| {
                 assert_eq!(uid, Some(1234));
-                Box::pin(async { Ok(()) })
+                Box::pin(async { Ok(Reloaded { needs_restart: vec!["http.listen".to_owned()] }) })
+            }),
+            drain: Box::new(move |uid| {
+                let registry = stopping.clone();
+                Box::pin(async move { registry.drain(Duration::from_secs(5), uid).await.expect("drained") })
             }),
         };
         Self { router: router(Arc::new(admin)), _dir: dir }
@@ -112,7 +119,8 @@ async fn a_model_from_load_to_evict() {
     assert_eq!(asked.collect::<Vec<_>>(), ["load", "pin", "load", "evict"], "every change has its uid: {why}");
     assert!(c.lines("GET", "/events", Value::Null).await.len() > 5);
     assert_eq!(c.call("GET", "/config", Value::Null).await.1["models.autoload"], true);
-    assert_eq!(c.call("POST", "/reload", Value::Null).await.0, StatusCode::OK);
+    let (status, reloaded) = c.call("POST", "/reload", Value::Null).await;
+    assert_eq!((status, &reloaded["needs_restart"]), (StatusCode::OK, &json!(["http.listen"])));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +157,7 @@ async fn every_mistake_has_its_status_and_code() {
 async fn draining_refuses_what_is_new() {
     let c = Client::new(&["llama-gqa"], 4096 * MIB);
     c.lines("POST", "/models/load", json!({ "model": "llama-gqa" })).await;
-    assert_eq!(c.call("POST", "/drain", json!({ "seconds": 5 })).await.0, StatusCode::OK);
+    assert_eq!(c.call("POST", "/drain", Value::Null).await.0, StatusCode::OK);
     let (status, answer) = c.call("POST", "/models/load", json!({ "model": "llama-gqa" })).await;
     assert_eq!((status.as_u16(), &answer["error"]["code"]), (503, &json!("draining")));
     assert_eq!(c.call("GET", "/status", Value::Null).await.1["state"], "draining");
