@@ -23,7 +23,7 @@ use client::{Client, body, segment, typed};
 pub use failure::Failure;
 use output::Output;
 
-use crate::proto::admin::{BenchRequest, Decision, EvictRequest, Model, ModelStats, Reloaded};
+use crate::proto::admin::{BenchRequest, Decision, EvictRequest, Model, ModelStats};
 
 /// `forgectl`, from its command line to its exit status.
 pub fn main() -> ExitCode {
@@ -118,18 +118,20 @@ async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Fail
         Verb::Why { model } => {
             let query = model.as_ref().map(|m| format!("?model={}", segment(m))).unwrap_or_default();
             let answer = client.json(get, &format!("/admin/v1/why{query}"), None).await?;
-            print::<Vec<Decision>>(out, answer, |all| all.iter().map(render::decision).collect())
+            print::<Vec<Decision>>(out, answer, |all| match &all[..] {
+                [] => "no decision is remembered\n".to_owned(),
+                all => all.iter().map(render::decision).collect(),
+            })
         }
         Verb::Reload => {
             let answer = client.json(post, "/admin/v1/reload", Some(&json!({}))).await?;
-            print::<Reloaded>(out, answer, |r| match &r.needs_restart[..] {
-                [] => "configuration read again\n".to_owned(),
-                keys => format!("configuration read again; these need a restart: {}\n", keys.join(", ")),
-            })
+            print::<Value>(out, answer, |_| "configuration read again\n".to_owned())
         }
         Verb::Drain => {
             let answer = client.json(post, "/admin/v1/drain", Some(&json!({}))).await?;
-            print::<Value>(out, answer, |_| "running requests are finished, then the daemon stops\n".to_owned())
+            print::<Value>(out, answer, |_| {
+                "running requests have finished; new ones are refused until the daemon is restarted\n".to_owned()
+            })
         }
         Verb::Load(l) => {
             let request = load::request(l);
