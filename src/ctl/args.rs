@@ -88,7 +88,7 @@ pub enum Verb {
     },
     /// Read the configuration again; loaded models stay
     Reload,
-    /// Finish running requests, and take no new ones until a restart
+    /// Finish running requests, then stop the daemon
     Drain,
     /// Measure prefill and decode speed
     Bench(Bench),

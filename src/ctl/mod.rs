@@ -23,7 +23,7 @@ use client::{Client, body, segment, typed};
 pub use failure::Failure;
 use output::Output;
 
-use crate::proto::admin::{BenchRequest, Decision, EvictRequest, Model, ModelStats};
+use crate::proto::admin::{BenchRequest, Decision, EvictRequest, Model, ModelStats, Reloaded};
 
 /// `forgectl`, from its command line to its exit status.
 pub fn main() -> ExitCode {
@@ -125,13 +125,14 @@ async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Fail
         }
         Verb::Reload => {
             let answer = client.json(post, "/admin/v1/reload", Some(&json!({}))).await?;
-            print::<Value>(out, answer, |_| "configuration read again\n".to_owned())
+            print::<Reloaded>(out, answer, |r| match &r.needs_restart[..] {
+                [] => "configuration read again\n".to_owned(),
+                keys => format!("configuration read again; these need a restart: {}\n", keys.join(", ")),
+            })
         }
         Verb::Drain => {
             let answer = client.json(post, "/admin/v1/drain", Some(&json!({}))).await?;
-            print::<Value>(out, answer, |_| {
-                "running requests have finished; new ones are refused until the daemon is restarted\n".to_owned()
-            })
+            print::<Value>(out, answer, |_| "running requests are finished, then the daemon stops\n".to_owned())
         }
         Verb::Load(l) => {
             let request = load::request(l);

@@ -186,17 +186,15 @@ fn router() -> Router {
         .route("/admin/v1/stats", get(async || Json(vec![stats])))
         .route("/admin/v1/devices", get(async || Json(vec![device()])))
         .route("/admin/v1/requests", get(async || Json(vec![request])))
-        .route("/admin/v1/requests/{id}", delete(async |Path(id): Path<String>| Json(json!({ "cancelled": id }))))
+        .route("/admin/v1/requests/{id}", delete(async || StatusCode::NO_CONTENT))
         .route("/admin/v1/events", get(async move || decisions))
-        // Answers as `api::admin` gives them.
         .route(
             "/admin/v1/why",
-            get(async |r: Request| {
-                let message = r.uri().query().unwrap_or("all").to_owned();
-                Json(vec![Decision { time: 0.0, kind: "why".into(), model: None, message, uid: None }])
+            get(async move |r: Request| {
+                Json(json!([{"time": 0, "kind": "why", "message": r.uri().query().unwrap_or("all")}]))
             }),
         )
-        .route("/admin/v1/reload", post(async || Json(json!({ "reloaded": true }))))
+        .route("/admin/v1/reload", post(async || Json(Reloaded { needs_restart: vec!["http.listen".into()] })))
         .route("/admin/v1/drain", post(async || refuse(StatusCode::FORBIDDEN, "forbidden", "only for members")))
         .route("/admin/v1/bench", post(async || Json(bench)))
         .route("/v1/chat/completions", post(async |Json(r): Json<Value>| chat(&r)))
@@ -258,7 +256,7 @@ async fn verbs_print_tables() {
         (&["unload", "qwen", "--now"], &["2.0 GiB given back"]),
         (&["events"], &["1970-01-01 00:00:00Z", "qwen is ready (uid 5)", "evict", "idle"]),
         (&["why", "a b"], &["model=a%20b"]),
-        (&["reload"], &["configuration read again"]),
+        (&["reload"], &["need a restart: http.listen"]),
         (&["bench", "qwen"], &["qwen on cpu avx512, 2 threads", "pp512", "100.00", "± 1.41"]),
         (&["load", "qwen", "--ctx", "100"], &["qwen is ready on cpu avx512", "context 32768"]),
         (&["load", "qwen", "--no-wait"], &["is being loaded"]),

@@ -212,6 +212,13 @@ pub struct EvictRequest {
     pub now: bool,
 }
 
+/// What a reload of the configuration did: `POST /admin/v1/reload`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Keys that changed and need a restart.
+    pub needs_restart: Vec<String>,
+}
+
 /// What an eviction gave back, measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evicted {
