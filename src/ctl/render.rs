@@ -224,6 +224,10 @@ pub fn decision(d: &Decision) -> String {
 
 /// `evict`
 pub fn evicted(e: &Evicted) -> String {
+    // Nothing was measured where nothing was in memory: a process has private memory.
+    if e.private_before == 0 {
+        return format!("{}: its load was cancelled\n", clean(&e.id));
+    }
     let device = match e.device_freed {
         0 => String::new(),
         n => format!("; {} given back on the device", bytes(n)),

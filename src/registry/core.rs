@@ -205,6 +205,8 @@ impl<M: Resident> Core<M> {
     /// Ends a load that will not be; `failure` stays visible as the model's state.
     pub fn give_up(&mut self, id: &str, error: RegistryError, failure: Option<Failure>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
+        // What fails as it was wished for may well load as before.
+        let as_before = entry.wanted == entry.proven;
         entry.wanted = entry.proven.clone();
         if let Some(mut load) = entry.load.take() {
             load.refuse(&error);
@@ -212,7 +214,7 @@ impl<M: Resident> Core<M> {
                 reply.send(Ok(super::nothing_evicted(id))).ok();
             }
         }
-        if failure.is_some() {
+        if failure.is_some() && as_before {
             entry.failure = failure;
         }
     }

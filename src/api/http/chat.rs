@@ -43,7 +43,8 @@ fn conversation(fields: &mut Fields<'_>, ignored: &mut Vec<String>) -> Result<Co
     let extra = fields.value("chat_template_kwargs", JSON_VALUE_BYTES_MAX)?.unwrap_or(Value::Null);
     let mut conversation = Conversation::from_json(&messages, &tools, &extra).map_err(|e| match &e {
         ChatError::Modality { param, .. } => ApiError::unsupported_value(param, e.to_string()),
-        e => ApiError::invalid(Some(e.param()), format!("Invalid '{}': {e}.", e.param())),
+        // The error begins with the path of what is wrong.
+        e => ApiError::invalid(Some(e.param()), format!("Invalid {e}.")),
     })?;
     ignored.append(&mut conversation.ignored);
     Ok(conversation)
