@@ -68,7 +68,7 @@ class Ours:
         return subprocess.run([*self.ctl, "--json", *args], check=True, capture_output=True, text=True).stdout
 
     def rates(self, n_prompt, n_gen):
-        result = json.loads(self.run("bench", "bench", "--prompt", str(n_prompt), "--gen", str(n_gen), "--repetitions", "1"))
+        result = json.loads(self.run("bench", "bench", "--n-prompt", str(n_prompt), "--n-gen", str(n_gen), "--repetitions", "1"))
         rates = {run["test"][:2]: run["rates"][0] for run in result["runs"]}
         return rates["pp"], rates["tg"]
 

@@ -52,6 +52,12 @@ impl<'a> Matrix<'a> {
         let start = row * self.format.row_bytes(self.k) + self.format.row_bytes(from);
         &self.rows[start..][..self.format.row_bytes(len)]
     }
+
+    /// [`Matrix::part`], if the matrix has that row.
+    fn piece(&self, row: usize, from: usize, len: usize) -> Option<&'a [u8]> {
+        let start = row * self.format.row_bytes(self.k) + self.format.row_bytes(from);
+        self.rows.get(start..)?.get(..self.format.row_bytes(len))
+    }
 }
 
 /// Memory of the GEMM: made at load for the largest product.

@@ -12,11 +12,11 @@ use crate::quant::{GROUP, Q8Buf, SUB, quantize};
 use crate::simd::Tier;
 
 /// Rows of activations up to which dots are used: beyond, unpacking the weights once is cheaper
-/// than decoding them for each row (measured: at 6 rows for Q6_K, at 9 for Q4_K).
-pub const DIRECT_ROWS: usize = 7;
+/// than decoding them for each row (docs/PERFORMANCE.md has the measured steps).
+pub const DIRECT_ROWS: usize = 8;
 /// Weights of a tile of dots: large enough for streams of reading, small enough that several
 /// rows of activations find it in the second-level cache, and that the last tiles end together.
-const TILE_BYTES: usize = 64 << 10;
+const TILE_BYTES: usize = 256 << 10;
 /// Output rows of a tile of dots are a multiple of this, for the kernels' streams.
 const TILE_STEP: usize = 16;
 
@@ -115,7 +115,7 @@ impl Matmul {
 /// Output rows of a tile of dots.
 fn tile_rows(n_rows: usize, row_bytes: usize, threads: usize) -> usize {
     let by_bytes = TILE_BYTES / row_bytes;
-    let by_share = n_rows / (threads * 8);
+    let by_share = n_rows / (threads * 4);
     (by_bytes.min(by_share) / TILE_STEP * TILE_STEP).max(TILE_STEP)
 }
 

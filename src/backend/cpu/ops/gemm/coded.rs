@@ -59,7 +59,7 @@ pub struct Panel {
     n: usize,
     /// The halves of some block have different scales or mins.
     fine: bool,
-    /// Some code exceeds 127.
+    /// Some code exceeds 127 (looked for where the kernels differ: below AVX-512).
     wide: bool,
 }
 
@@ -85,9 +85,17 @@ impl Panel {
         self.n = len / GROUP;
         self.fine = false;
         let mut bits = 0;
+        // What is unpacked next: the same rows further on, or the start of the rows below. Rows lie
+        // far apart, so the processor's own prefetch does not find it, and waiting for memory
+        // would take longer than the unpacking.
+        let (down, ahead) = if from + len < weight.k { (0, from + len) } else { (2 * LANES, 0) };
+        let next = len.min(weight.k - ahead);
         for group in 0..2 {
             for lane in 0..LANES {
                 let row = rows.start + group * LANES + lane;
+                if let Some(piece) = weight.piece(row + down, ahead, next) {
+                    prefetch_lines(piece);
+                }
                 let codes = &mut self.codes[lane * CHUNK..][..len];
                 let scales = &mut self.scales[lane * (CHUNK / SUB)..][..len / SUB];
                 let mins = &mut self.mins[lane * (CHUNK / SUB)..][..len / SUB];
@@ -99,7 +107,9 @@ impl Panel {
                     scales.fill(0.0);
                     mins.fill(0.0);
                 }
-                bits |= codes.iter().fold(0, |bits, c| bits | c);
+                if tier.avx512().is_none() {
+                    bits |= codes.iter().fold(0, |bits, c| bits | c);
+                }
             }
             self.interleave(tier, group);
         }
@@ -108,6 +118,14 @@ impl Panel {
 
     /// Brings the unpacked rows into the blocks' order.
     fn interleave(&mut self, tier: Tier, group: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = tier.avx512() {
+            let (codes, pairs) = (&self.codes[..], [&self.scales[..], &self.mins[..]]);
+            let blocks = &mut self.blocks[..self.n];
+            return crate::simd::enter!(Avx512, token => x86::interleave(
+                codes: &[u8], pairs: [&[f32]; 2], blocks: &mut [[Block; 2]], group: usize));
+        }
+        let _ = tier;
         for (b, blocks) in self.blocks[..self.n].iter_mut().enumerate() {
             let block = &mut blocks[group];
             for lane in 0..LANES {
@@ -117,15 +135,7 @@ impl Panel {
                     block.mins[half][lane] = self.mins[at];
                 }
             }
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let Some(token) = tier.avx512() {
-            let (codes, blocks) = (&self.codes[..], &mut self.blocks[..self.n]);
-            return crate::simd::enter!(Avx512, token => x86::interleave(codes: &[u8], blocks: &mut [[Block; 2]], group: usize));
-        }
-        let _ = tier;
-        for (b, blocks) in self.blocks[..self.n].iter_mut().enumerate() {
-            for (g, line) in blocks[group].codes.iter_mut().enumerate() {
+            for (g, line) in block.codes.iter_mut().enumerate() {
                 for (lane, four) in line.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                     four.copy_from_slice(&self.codes[lane * CHUNK + b * GROUP + g * 4..][..4]);
                 }
@@ -173,6 +183,16 @@ impl Panel {
     }
 }
 
+/// Asks for all of `bytes` to come into the cache.
+fn prefetch_lines(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(first) = bytes.first() {
+        crate::simd::x86::prefetch(first, 0, bytes.len());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
 /// Whether the two values of each pair are the same number.
 fn pairs_agree(values: &[f32]) -> bool {
     // NaN agrees with itself here: compared as bits.
@@ -186,13 +206,14 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::{LANES, Sums, TOKENS};
-    use super::{ActBlock, Block, CHUNK};
+    use super::{ActBlock, Block, CHUNK, SUB};
     use crate::backend::cpu::ops::transpose::transpose;
     use crate::simd::x86::*;
 
-    /// Transposes 16 rows of `codes` (each [`CHUNK`] apart) by words of four into the blocks.
+    /// Transposes 16 rows of `codes` (each [`CHUNK`] apart) by words of four into the blocks, and
+    /// their scales and mins (`pairs`, 32 a row).
     #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-    pub fn interleave(codes: &[u8], blocks: &mut [[Block; 2]], group: usize) {
+    pub fn interleave(codes: &[u8], pairs: [&[f32]; 2], blocks: &mut [[Block; 2]], group: usize) {
         for (pair, blocks) in blocks.chunks_mut(2).enumerate() {
             let mut lines = [_mm512_setzero_si512(); 16];
             for (line, row) in lines.iter_mut().zip(codes.chunks_exact(CHUNK)) {
@@ -206,6 +227,30 @@ mod x86 {
                 }
             }
         }
+        let [scales, mins] = pairs;
+        // Eight blocks have 16 scales in each row; those past the last block are older contents.
+        for (part, blocks) in blocks.chunks_mut(LANES / 2).enumerate() {
+            let (scales, mins) = (columns(scales, part), columns(mins, part));
+            let columns = scales.as_chunks::<2>().0.iter().zip(mins.as_chunks::<2>().0);
+            for (block, (scales, mins)) in blocks.iter_mut().zip(columns) {
+                let block = &mut block[group];
+                for half in 0..2 {
+                    store512_ps(&mut block.scales[half], _mm512_castsi512_ps(scales[half]));
+                    store512_ps(&mut block.mins[half], _mm512_castsi512_ps(mins[half]));
+                }
+            }
+        }
+    }
+
+    /// Columns `16 part ..` of 16 rows of [`CHUNK`] / [`SUB`] numbers, each as a vector.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+    fn columns(rows: &[f32], part: usize) -> [__m512i; 16] {
+        let mut lines = [_mm512_setzero_si512(); 16];
+        for (line, row) in lines.iter_mut().zip(rows.chunks_exact(CHUNK / SUB)) {
+            *line = row.as_chunks::<LANES>().0.get(part).map_or(*line, |x| _mm512_castps_si512(load512_ps(x)));
+        }
+        transpose(lines)
     }
 
     /// [`super::Panel::multiply`] by `vpdpbusd`.
