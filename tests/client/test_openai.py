@@ -1,6 +1,6 @@
 """The official `openai` client against a daemon: its own (daemon.py says which), or a running one.
 
-    python3 -m venv .venv && .venv/bin/pip install -r tests/client/requirements.txt
+    python3 -m venv .venv && .venv/bin/pip install -r tests/requirements.txt
     .venv/bin/python -m unittest discover -s tests/client -v
     ROCMFORGE_TEST_URL=http://127.0.0.1:11535/v1 ROCMFORGE_TEST_MODEL=<id> \
         .venv/bin/python -m unittest discover -s tests/client -v
