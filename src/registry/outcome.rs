@@ -167,6 +167,7 @@ impl<M: Resident> Core<M> {
     fn load_failed(&mut self, id: &str, error: &LoadError, now: Instant) {
         let (told, failure) = self.failure(error, now, id);
         self.log.record("failed", Some(id), None, format!("loading {id} failed: {error}"));
+        self.log.count_failure(id);
         if let (LoadError::Invalid(why), Some(entry)) = (error, self.entries.get_mut(id)) {
             entry.problem = Some(why.clone());
         }
@@ -193,6 +194,7 @@ impl<M: Resident> Core<M> {
         let Some(mut load) = entry.load.take() else { return };
         let Stage::Starting { site, reason, began } = load.stage else { return };
         let load_time = now.saturating_duration_since(began);
+        self.log.count_load(id, load_time);
         let mut live = Live {
             model: Some(Arc::clone(&model)),
             seat: Seat::new(&self.bell),
@@ -259,6 +261,7 @@ impl<M: Resident> Core<M> {
             self.rescan();
         }
         self.log.record("evict", Some(id), None, text);
+        self.log.count_eviction(id);
         for reply in live.leaving.map(|l| l.replies).unwrap_or_default() {
             reply.send(Ok(evicted.clone())).ok();
         }
