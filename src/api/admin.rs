@@ -31,6 +31,9 @@ pub struct PeerUid(pub Option<u32>);
 /// Work of the daemon, asked for over the socket.
 pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// A wish to the daemon, with the uid of whoever asks.
+pub type Wish<T> = Box<dyn Fn(Option<u32>) -> Task<T> + Send + Sync>;
+
 /// What the routes need.
 pub struct Admin {
     /// The registry.
@@ -39,10 +42,10 @@ pub struct Admin {
     pub threads: u32,
     /// Every effective value of the configuration with where it came from.
     pub config: Box<dyn Fn() -> Value + Send + Sync>,
-    /// Reads the configuration anew; the uid is the asker's.
-    pub reload: Box<dyn Fn(Option<u32>) -> Task<Result<Reloaded, AdminError>> + Send + Sync>,
+    /// Reads the configuration anew.
+    pub reload: Wish<Result<Reloaded, AdminError>>,
     /// Begins to stop the daemon, as SIGTERM does; comes back before it has stopped.
-    pub drain: Box<dyn Fn(Option<u32>) -> Task<()> + Send + Sync>,
+    pub drain: Wish<()>,
 }
 
 /// The routes, below `/admin/v1`.
