@@ -124,7 +124,9 @@ impl Eval {
             chunk: self.chunk,
             copies: self.batch,
         };
-        Ok(eval::run(&options, &CpuPool::new(self.threads, tier))?.to_string())
+        // These errors say their cause themselves.
+        let report = eval::run(&options, &CpuPool::new(self.threads, tier)).map_err(anyhow::Error::msg)?;
+        Ok(report.to_string())
     }
 }
 
@@ -132,7 +134,7 @@ impl Tokenize {
     fn run(self) -> anyhow::Result<String> {
         let options =
             tokenize::Options { model: self.model, input: self.input, output: self.output, special: self.special };
-        let n = tokenize::run(&options)?;
+        let n = tokenize::run(&options).map_err(anyhow::Error::msg)?;
         Ok(format!("{n} strings tokenized"))
     }
 }
