@@ -20,7 +20,7 @@ use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -120,12 +120,16 @@ impl CpuPool {
             closing: AtomicBool::new(false),
         });
         let mut handles = Vec::new();
+        // Closed once every worker has started: a thread that starts late allocates late.
+        let (starting, started) = mpsc::channel::<()>();
         for index in 1..threads {
             let shared = Arc::clone(&shared);
+            let starting = starting.clone();
             let set = home(&topology.cores, index);
             let spawned = thread::Builder::new().name(format!("cpu-worker-{index}")).spawn(move || {
                 // A mask that may not be set costs speed only.
                 let _ = sched_setaffinity(Pid::from_raw(0), &set);
+                drop(starting);
                 work(&shared, index);
             });
             match spawned {
@@ -134,6 +138,9 @@ impl CpuPool {
                 Err(_) => break,
             }
         }
+        drop(starting);
+        // Ends with an error by design: nobody sends.
+        let _ = started.recv();
         let unpark = handles.iter().map(|h| h.thread().clone()).collect();
         Arc::new(Self {
             threads: handles.len() + 1,
