@@ -10,7 +10,7 @@
 //! - AVX-512 tier: `avx512dq,avx512vl,avx512vbmi,avx512vnni`
 //! - bf16 arithmetic on top: `avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512bf16`
 
-mod amx;
+pub mod amx;
 pub mod convert;
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::missing_safety_doc, reason = "safe functions: the lint takes target_feature for unsafe")]

@@ -33,7 +33,7 @@ pub struct Avx512 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512Bf16(Proof);
 
-/// Proof of all of [`Avx512`], and of AMX tiles with bf16 and int8 that Linux lets us use.
+/// Proof of all of [`Avx512`] with bf16, and of AMX tiles with bf16 and int8 that Linux lets us use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amx(Avx512);
 
@@ -135,13 +135,19 @@ impl Avx512 {
 impl Amx {
     /// The proof, if this CPU has the features and Linux grants the tiles to this process.
     pub fn new() -> Option<Self> {
-        let avx512 = Avx512::new()?;
+        // Every CPU with tiles has these: kernels around the tiles need not ask.
+        let avx512 = Avx512::new().filter(|a| a.bf16)?;
         amx::usable().then_some(Self(avx512))
     }
 
     /// The AVX-512 part of the proof.
     pub fn avx512(self) -> Avx512 {
         self.0
+    }
+
+    /// The bf16 part of the proof.
+    pub fn bf16(self) -> Avx512Bf16 {
+        Avx512Bf16(self.0.proof)
     }
 }
 
@@ -194,6 +200,14 @@ impl Tier {
             Tier::Avx2(token) => Some(token),
             Tier::Avx512(token) => Some(token.avx2()),
             Tier::Amx(token) => Some(token.avx512().avx2()),
+        }
+    }
+
+    /// The token for matrix tiles.
+    pub fn amx(self) -> Option<Amx> {
+        match self {
+            Tier::Amx(token) => Some(token),
+            _ => None,
         }
     }
 

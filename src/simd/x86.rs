@@ -112,6 +112,8 @@ store!(/// 8 f32.
     store256_ps, "avx2,fma,f16c", __m256 => [f32; 8], _mm256_storeu_ps);
 store!(/// 64 bytes.
     store512, "avx512dq,avx512vl,avx512vbmi,avx512vnni", __m512i => [u8; 64], _mm512_storeu_si512);
+store!(/// 32 values of 16 bits.
+    store512_u16, "avx512dq,avx512vl,avx512vbmi,avx512vnni", __m512i => [u16; 32], _mm512_storeu_si512);
 store!(/// 16 f32.
     store512_ps, "avx512dq,avx512vl,avx512vbmi,avx512vnni", __m512 => [f32; 16], _mm512_storeu_ps);
 
@@ -165,6 +167,15 @@ pub fn bf16_to_ps256(v: __m128i) -> __m256 {
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn bf16_to_ps512(v: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)))
+}
+
+/// 32 f32 as bf16 in order, rounded to nearest, ties to even; denormals become zero.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512bf16")]
+pub fn ps512_to_bf16(x: &[f32; 32]) -> __m512i {
+    let (lower, upper) = (load512_ps(part(x, 0)), load512_ps(part(x, 16)));
+    // SAFETY: both types are 64 bytes of which every value is valid.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(upper, lower)) }
 }
 
 /// 8 f32 as bf16, rounded to nearest, ties to even; NaN stays NaN.

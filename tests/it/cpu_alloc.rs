@@ -48,7 +48,7 @@ fn steps_allocate_nothing_and_backends_what_they_say() {
     for (ty, threads) in [(GgmlType::Q4_K, 1), (GgmlType::Q4_K, 3), (GgmlType::F32, 2)] {
         let plan = Arc::new(plan::plan(ty, KvType::F16));
         let pool = CpuPool::new(threads, Tier::detect());
-        let said = CpuBackend::activation_bytes(&plan, 512, 16, threads) as usize;
+        let said = CpuBackend::activation_bytes(&plan, &pool, 512, 16) as usize;
         let before = IN_USE.load(Ordering::Relaxed);
         let mut backend = CpuBackend::new(Arc::clone(&plan), pool, 512, 16).unwrap();
         let took = IN_USE.load(Ordering::Relaxed) - before;

@@ -66,7 +66,7 @@ impl CpuBackend {
             buffers: Buffers::new(&plan, max_tokens, max_outputs),
             caches: plan.caches.iter().cloned().map(Cache::new).collect(),
             rotations,
-            matmul: Matmul::new(resolve::extent(&plan, max_tokens.max(max_outputs)), threads),
+            matmul: Matmul::new(resolve::extent(&plan, max_tokens.max(max_outputs), pool.tier()), threads),
             attend: Attend::new(&resolve::all_heads(&plan), threads, max_tokens),
             weights,
             plan,
@@ -77,13 +77,14 @@ impl CpuBackend {
         })
     }
 
-    /// Bytes that [`CpuBackend::new`] will allocate on a pool of `threads` workers: activations,
-    /// logits, the workers' scratch memory, and vectors converted to f32.
-    pub fn activation_bytes(plan: &Plan, max_tokens: usize, max_outputs: usize, threads: usize) -> u64 {
+    /// Bytes that [`CpuBackend::new`] will allocate: activations, logits, the workers' scratch
+    /// memory, and vectors converted to f32.
+    pub fn activation_bytes(plan: &Plan, pool: &CpuPool, max_tokens: usize, max_outputs: usize) -> u64 {
+        let threads = pool.threads();
         let ropes: usize = plan.ropes.iter().map(|r| Rotation::bytes(r, max_tokens)).sum();
         let rest = ropes
             + Weights::bytes(plan)
-            + Matmul::bytes(resolve::extent(plan, max_tokens.max(max_outputs)), threads)
+            + Matmul::bytes(resolve::extent(plan, max_tokens.max(max_outputs), pool.tier()), threads)
             + Attend::bytes(&resolve::all_heads(plan), threads, max_tokens);
         Layout::new(plan).bytes(max_tokens, max_outputs) + rest as u64
     }

@@ -89,9 +89,9 @@ pub fn all_heads(plan: &Plan) -> Vec<Heads> {
     plan.ops.iter().filter_map(|op| if let Op::Attention(a) = op { Some(heads(plan, a)) } else { None }).collect()
 }
 
-/// The largest products of a plan.
-pub fn extent(plan: &Plan, tokens: usize) -> Extent {
-    let mut extent = Extent { tokens, ..Extent::default() };
+/// The largest products of a plan, computed by `tier`.
+pub fn extent(plan: &Plan, tokens: usize, tier: Tier) -> Extent {
+    let mut extent = Extent { tokens, matrix_tiles: tier.amx().is_some(), ..Extent::default() };
     for op in &plan.ops {
         let Op::Linear { projections, .. } = op else { continue };
         for p in projections {

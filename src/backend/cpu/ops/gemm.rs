@@ -11,12 +11,14 @@ mod coded;
 pub(super) mod float;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 pub use coded::ActBlock;
 
 use crate::backend::cpu::workers::{DisjointTiles, PerWorker, Team, Tile, Worker};
 use crate::quant::{Format, GROUP, SUB, quantize};
 use crate::simd::Tier;
+use crate::simd::amx;
 
 /// Tokens multiplied at once: with [`ROWS`] rows their sums fill the vector registers.
 pub const TOKENS: usize = 6;
@@ -66,6 +68,8 @@ pub struct Gemm {
     coded: Vec<ActBlock>,
     /// Activations as they are, for float weights: for each tile of tokens its `k` columns.
     float: Vec<[f32; TOKENS]>,
+    /// Activations in bf16, instead of quantized ones where there are matrix tiles.
+    bf16: Vec<amx::Tile>,
     scratch: PerWorker<Scratch>,
 }
 
@@ -77,6 +81,7 @@ struct Scratch {
     d: Vec<f32>,
     s: Vec<f32>,
     sums: Vec<Sums>,
+    tiles: Option<tiles::Scratch>,
 }
 
 /// What a GEMM has to be able to hold.
@@ -88,6 +93,8 @@ pub struct Extent {
     pub float_k: usize,
     /// Tokens of the largest batch.
     pub tokens: usize,
+    /// Products with coded matrices run on matrix tiles ([`Tier::amx`]).
+    pub matrix_tiles: bool,
 }
 
 impl Extent {
@@ -95,30 +102,44 @@ impl Extent {
         self.tokens.div_ceil(TOKENS)
     }
 
+    /// Longest row of a matrix whose products run on vectors of codes.
+    fn vector_k(&self) -> usize {
+        if self.matrix_tiles { 0 } else { self.coded_k }
+    }
+
+    /// Tiles of packed activations.
+    fn packed_tiles(&self) -> usize {
+        if self.matrix_tiles { tiles::packed(self.tokens, self.coded_k) } else { 0 }
+    }
+
     /// Bytes that [`Gemm::new`] allocates for `threads` workers.
     pub fn bytes(&self, threads: usize) -> usize {
-        let shared =
-            self.tiles() * (self.coded_k / GROUP * size_of::<ActBlock>() + self.float_k * size_of::<[f32; TOKENS]>());
-        let row = self.coded_k + self.coded_k / GROUP * 4 + self.coded_k / SUB * 4;
+        let k = self.vector_k();
+        let shared = self.tiles() * (k / GROUP * size_of::<ActBlock>() + self.float_k * size_of::<[f32; TOKENS]>())
+            + self.packed_tiles() * size_of::<amx::Tile>();
+        let row = k + k / GROUP * 4 + k / SUB * 4;
         let sums = self.tiles() * (PANEL_ROWS / ROWS) * size_of::<Sums>();
-        shared + threads * (row + sums + coded::Panel::BYTES + float::Panel::BYTES)
+        let tiles = if self.matrix_tiles { tiles::Scratch::bytes(self.tokens) } else { 0 };
+        shared + threads * (row + sums + coded::Panel::BYTES + float::Panel::BYTES + tiles)
     }
 }
 
 impl Gemm {
     /// Memory for products up to `extent` on `threads` workers.
     pub fn new(extent: Extent, threads: usize) -> Self {
-        let tiles = extent.tiles();
+        let (tiles, k) = (extent.tiles(), extent.vector_k());
         Self {
-            coded: vec![ActBlock::default(); tiles * extent.coded_k / GROUP],
+            coded: vec![ActBlock::default(); tiles * k / GROUP],
             float: vec![[0.0; TOKENS]; tiles * extent.float_k],
+            bf16: vec![amx::Tile::ZERO; extent.packed_tiles()],
             scratch: PerWorker::new(threads, || Scratch {
                 coded: coded::Panel::new(),
                 float: float::Panel::new(),
-                q: vec![0; extent.coded_k],
-                d: vec![0.0; extent.coded_k / GROUP],
-                s: vec![0.0; extent.coded_k / SUB],
+                q: vec![0; k],
+                d: vec![0.0; k / GROUP],
+                s: vec![0.0; k / SUB],
                 sums: vec![[[[0.0; LANES]; TOKENS]; 2]; tiles * (PANEL_ROWS / ROWS)],
+                tiles: extent.matrix_tiles.then(|| tiles::Scratch::new(extent.tokens)),
             }),
         }
     }
@@ -127,6 +148,17 @@ impl Gemm {
     pub fn pack_coded(&mut self, team: &mut Team<'_>, x: &[f32], k: usize) {
         let tier = team.tier();
         let (n, blocks) = (x.len() / k, k / GROUP);
+        if let Some(amx) = tier.amx() {
+            let depth = k / amx::DEPTH;
+            let halves = DisjointTiles::new(&mut self.bf16[..tiles::packed(n, k)], depth, 1, depth);
+            team.run(&|_| {
+                while let Some(mut half) = halves.take() {
+                    let rows = x.get(half.index() * amx::SIDE * k..).unwrap_or_default();
+                    tiles::pack(amx, &rows[..rows.len().min(amx::SIDE * k)], k, half.all());
+                }
+            });
+            return;
+        }
         let tiles = DisjointTiles::new(&mut self.coded[..n.div_ceil(TOKENS) * blocks], blocks, 1, blocks);
         let scratch = &self.scratch;
         team.run(&|worker| {
@@ -160,9 +192,10 @@ impl Gemm {
     }
 
     /// Rows of a panel so that each of `threads` workers finds several among `n_rows`.
-    pub fn panel_rows(n_rows: usize, threads: usize) -> usize {
+    pub fn panel_rows(tier: Tier, format: &Format, n_rows: usize, threads: usize) -> usize {
+        let most = if tier.amx().is_some() && !format.is_float() { tiles::ROWS } else { PANEL_ROWS };
         let fair = n_rows / (threads * 4);
-        if threads == 1 || fair >= PANEL_ROWS { PANEL_ROWS } else { (fair / ROWS * ROWS).max(ROWS) }
+        if threads == 1 || fair >= most { most } else { (fair / ROWS * ROWS).max(ROWS) }
     }
 
     /// One panel: `out` (all tokens by some columns, whose first is a multiple of [`ROWS`]) =
@@ -172,6 +205,9 @@ impl Gemm {
         let tiles = n_tokens.div_ceil(TOKENS);
         let groups = cols.len().div_ceil(ROWS);
         self.scratch.with(worker, |s| {
+            if let (Some(amx), Some(scratch), false) = (tier.amx(), &mut s.tiles, weight.format.is_float()) {
+                return tiles::panel(amx, scratch, &self.bf16, weight, bias, out);
+            }
             let sums = &mut s.sums[..groups * tiles];
             sums.fill([[[0.0; LANES]; TOKENS]; 2]);
             for group in 0..groups {

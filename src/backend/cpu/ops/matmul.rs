@@ -98,7 +98,7 @@ impl Matmul {
         let parts: SmallVec<[_; 8]> = products
             .iter_mut()
             .map(|p| {
-                let panel = Gemm::panel_rows(p.width, threads);
+                let panel = Gemm::panel_rows(tier, p.weight.format, p.width, threads);
                 (p.weight, p.bias, DisjointTiles::new(p.out, p.width, n_rows, panel))
             })
             .collect();

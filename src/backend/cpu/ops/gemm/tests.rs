@@ -62,10 +62,23 @@ pub fn matrix(format: &Format, seed: u64, n_rows: usize, k: usize) -> Vec<u8> {
     bytes
 }
 
-/// `x` as the GEMM sees it: quantized for coded formats.
-fn seen(tier: Tier, format: &Format, x: &[f32]) -> Vec<f64> {
+/// Whether products of so many tokens run on matrix tiles.
+fn tiled(tier: Tier, format: &Format, tokens: usize) -> bool {
+    tier.amx().is_some() && !format.is_float() && tokens > DIRECT_ROWS
+}
+
+/// A value as a matrix tile holds it.
+fn rounded(x: f32) -> f64 {
+    f64::from(half::bf16::from_f32(x).to_f32())
+}
+
+/// `x` as the GEMM sees it: quantized for coded formats, or in bf16 on matrix tiles.
+fn seen(tier: Tier, format: &Format, x: &[f32], tokens: usize) -> Vec<f64> {
     if format.is_float() {
         return x.iter().map(|&x| f64::from(x)).collect();
+    }
+    if tiled(tier, format, tokens) {
+        return x.iter().map(|&x| rounded(x)).collect();
     }
     let (mut q, mut d, mut s) = (vec![0; x.len()], vec![0.0; x.len() / GROUP], vec![0.0; x.len() / SUB]);
     quantize(tier, x, &mut q, &mut d, &mut s);
@@ -85,17 +98,19 @@ fn every_format_matches_f64_in_every_shape() {
                 let x = random(4, tokens * k, 2.0);
                 let bias = random(5, n_rows, 1.0);
                 let mut out = vec![f32::NAN; tokens * n_rows];
-                let extent = Extent { coded_k: k, float_k: k, tokens };
+                let extent = Extent { coded_k: k, float_k: k, tokens, matrix_tiles: team.tier().amx().is_some() };
                 let mut matmul = Matmul::new(extent, team.threads());
                 let weight = Matrix { format, rows: &bytes, k };
                 let product = Product { weight, bias: Some(&bias), out: &mut out, width: n_rows };
                 matmul.linear(team, &x, k, &mut [product]);
-                let seen = seen(team.tier(), format, &x);
+                let seen = seen(team.tier(), format, &x, tokens);
+                let as_is = |w: f32| f64::from(w);
+                let weight_seen = if tiled(team.tier(), format, tokens) { rounded } else { as_is };
                 let mut w = vec![0.0; k];
                 for row in 0..n_rows {
                     format.dequantize(&bytes[row * format.row_bytes(k)..][..format.row_bytes(k)], &mut w);
                     for t in 0..tokens {
-                        let terms = w.iter().zip(&seen[t * k..]).map(|(&w, &x)| f64::from(w) * x);
+                        let terms = w.iter().zip(&seen[t * k..]).map(|(&w, &x)| weight_seen(w) * x);
                         let size: f64 = terms.clone().map(f64::abs).sum();
                         let want = terms.sum::<f64>() + f64::from(bias[row]);
                         let got = f64::from(out[t * n_rows + row]);
@@ -122,7 +137,10 @@ fn codes_of_all_bits_do_not_saturate() {
         let bytes = block.repeat(2 * k / 32);
         let x = vec![-1.0; tokens * k];
         let mut out = vec![0.0; tokens * 2];
-        let mut matmul = Matmul::new(Extent { coded_k: k, float_k: 0, tokens }, team.threads());
+        let mut matmul = Matmul::new(
+            Extent { coded_k: k, float_k: 0, tokens, matrix_tiles: team.tier().amx().is_some() },
+            team.threads(),
+        );
         let weight = Matrix { format, rows: &bytes, k };
         matmul.linear(team, &x, k, &mut [Product { weight, bias: None, out: &mut out, width: 2 }]);
         for x in out {
@@ -139,7 +157,10 @@ fn a_token_does_not_depend_on_its_batch() {
             let (n_rows, k, tokens) = (40, 768, 17);
             let bytes = matrix(format, 3, n_rows, k);
             let x = random(4, tokens * k, 2.0);
-            let mut matmul = Matmul::new(Extent { coded_k: k, float_k: k, tokens }, team.threads());
+            let mut matmul = Matmul::new(
+                Extent { coded_k: k, float_k: k, tokens, matrix_tiles: team.tier().amx().is_some() },
+                team.threads(),
+            );
             let weight = Matrix { format, rows: &bytes, k };
             let mut run = |x: &[f32]| {
                 let mut out = vec![0.0; x.len() / k * n_rows];
@@ -160,7 +181,10 @@ fn several_products_of_one_input() {
         let x = random(4, tokens * k, 2.0);
         let kinds = [(GgmlType::Q4_K, 64), (GgmlType::F16, 33), (GgmlType::Q6_K, 20)];
         let weights: Vec<_> = kinds.iter().map(|&(ty, n)| matrix(ty.format().unwrap(), 1, n, k)).collect();
-        let mut matmul = Matmul::new(Extent { coded_k: k, float_k: k, tokens }, team.threads());
+        let mut matmul = Matmul::new(
+            Extent { coded_k: k, float_k: k, tokens, matrix_tiles: team.tier().amx().is_some() },
+            team.threads(),
+        );
         let mut together: Vec<Vec<f32>> = kinds.iter().map(|(_, n)| vec![0.0; n * tokens]).collect();
         let mut products: Vec<_> = together
             .iter_mut()
@@ -212,7 +236,10 @@ fn speed_of_the_gemm() {
             let bytes = matrix(format, 3, n_rows, k);
             let x = random(4, tokens * k, 2.0);
             let mut out = vec![0.0; tokens * n_rows];
-            let mut matmul = Matmul::new(Extent { coded_k: k, float_k: k, tokens }, threads);
+            let mut matmul = Matmul::new(
+                Extent { coded_k: k, float_k: k, tokens, matrix_tiles: team.tier().amx().is_some() },
+                threads,
+            );
             let weight = Matrix { format, rows: &bytes, k };
             let mut times = [0.0; 7];
             for time in &mut times {
@@ -299,7 +326,8 @@ fn speed_of_few_rows() {
         let weight = Matrix { format, rows: &rows, k };
         for tokens in 1..=8 {
             let x = random(4, tokens * k, 2.0);
-            let mut matmul = Matmul::new(Extent { coded_k: k, float_k: k, tokens }, 1);
+            let mut matmul =
+                Matmul::new(Extent { coded_k: k, float_k: k, tokens, matrix_tiles: team.tier().amx().is_some() }, 1);
             let mut best = [f64::MAX; 2];
             for _ in 0..8 {
                 for (best, direct) in best.iter_mut().zip([true, false]) {
