@@ -182,8 +182,9 @@ pub const WARMUP_MAX: Duration = Duration::from_secs(120);
 pub const BENCH_REPETITIONS_MAX: u32 = 1000;
 /// `load` tells progress at most this often.
 pub const LOAD_EVENT_INTERVAL: Duration = Duration::from_millis(100);
-/// Models dirs are scanned again at most this often (on access; nothing polls).
-pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// Models dirs are scanned again at most this often (on access; nothing polls). Who asks for a
+/// name that is not known waits for the next scan.
+pub const SCAN_INTERVAL: Duration = Duration::from_millis(200);
 /// Folders below a models dir that are searched: `owner/repo/file.gguf`, as hubs lay them out.
 pub const SCAN_DEPTH: usize = 3;
 /// Model files in all models dirs.

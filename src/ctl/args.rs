@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 /// Drives rocmforged over its admin socket.
@@ -37,6 +38,7 @@ pub enum Verb {
     #[command(visible_alias = "unload")]
     Evict {
         /// Model
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         model: String,
         /// Abort its running requests instead of waiting for them
         #[arg(long)]
@@ -49,6 +51,7 @@ pub enum Verb {
     /// Everything about one model
     Show {
         /// Model
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         model: String,
     },
     /// Speed and queues of loaded models
@@ -59,11 +62,13 @@ pub enum Verb {
     /// Never unload a model to make room
     Pin {
         /// Model
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         model: String,
     },
     /// Allow a model to be unloaded again
     Unpin {
         /// Model
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         model: String,
     },
     /// Devices, what they hold, and why they are used or not
@@ -79,6 +84,7 @@ pub enum Verb {
     /// Cancel a request
     Cancel {
         /// Its id, as `requests` and `x-request-id` show it
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
     /// Why things are as they are: decisions, of one model or all
@@ -100,6 +106,7 @@ pub enum Verb {
 #[derive(Clone, Debug, Args)]
 pub struct Load {
     /// Name, or path of a GGUF file (the first part of a split one)
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub model: String,
     /// Give it another name
     #[arg(long)]
@@ -131,6 +138,7 @@ pub struct Load {
 #[derive(Clone, Debug, Args)]
 pub struct Bench {
     /// Model (loaded if needed)
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub model: String,
     /// Prompt tokens of the prefill run; 0 leaves it out
     #[arg(short = 'p', long, default_value_t = 512, value_name = "N")]
@@ -153,6 +161,7 @@ pub struct Bench {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Run {
     /// Model (loaded if needed)
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub model: String,
     /// Prompt; `-` or none reads it from stdin, unless that is a terminal
     pub prompt: Option<String>,

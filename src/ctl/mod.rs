@@ -23,7 +23,7 @@ use client::{Client, body, segment, typed};
 pub use failure::Failure;
 use output::Output;
 
-use crate::proto::admin::{BenchRequest, Decision, EvictRequest, Model, ModelStats, Reloaded};
+use crate::proto::admin::{BenchRequest, Decision, EvictRequest, Model, ModelDetail, ModelStats, Reloaded};
 
 /// `forgectl`, from its command line to its exit status.
 pub fn main() -> ExitCode {
@@ -62,15 +62,14 @@ async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Fail
             let answer = client.json(get, "/admin/v1/status", None).await?;
             print(out, answer, |s| render::status(&s, now()))
         }
-        Verb::Ls | Verb::Ps => {
-            let mut answer = client.json(get, "/admin/v1/models", None).await?;
-            if matches!(verb, Verb::Ls) {
-                return print::<Vec<Model>>(out, answer, |m| render::ls(&m));
-            }
-            if let Some(list) = answer.as_array_mut() {
-                list.retain(|m| m["state"] != "absent");
-            }
-            print::<Vec<Model>>(out, answer, |m| render::ps(&m, now()))
+        Verb::Ls => {
+            let answer = client.json(get, "/admin/v1/models", None).await?;
+            print::<Vec<Model>>(out, answer, |m| render::ls(&m))
+        }
+        // What is or should be in memory; a file that merely cannot be run is `ls`'s matter.
+        Verb::Ps => {
+            let mut answer = client.json(get, "/admin/v1/status", None).await?;
+            print::<Vec<Model>>(out, answer["models"].take(), |m| render::ps(&m, now()))
         }
         Verb::Show { model } => {
             let answer = client.json(get, &of(model, ""), None).await?;
@@ -139,7 +138,11 @@ async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Fail
             match load::load(client, &request, !l.no_wait, out).await? {
                 // The events are on stdout already.
                 _ if out.json => {}
-                Some(model) => out.text(&load::loaded(&model)),
+                Some(model) => {
+                    out.text(&load::loaded(&model));
+                    let detail: ModelDetail = typed(client.json(get, &of(&model.id, ""), None).await?)?;
+                    detail.notes.iter().for_each(|n| out.note(&format!("note: {}", human::clean(n))));
+                }
                 None => out.line(&format!("{} is being loaded; `forgectl ps` shows how far", human::clean(&l.model))),
             }
             Ok(())

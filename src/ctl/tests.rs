@@ -134,6 +134,8 @@ fn chat(request: &Value) -> Response {
 fn router() -> Router {
     let decisions = "{\"time\":0,\"kind\":\"load\",\"model\":\"qwen\",\"message\":\"qwen is ready\",\"uid\":5}\n\n\
                      {\"time\":1.5,\"kind\":\"evict\",\"message\":\"idle\"}\n";
+    let mut failed = model("broken", ModelState::Failed);
+    failed.reason = Some("tensor `x` is missing".into());
     let status = Status {
         version: "0.1.0".into(),
         pid: 7,
@@ -142,7 +144,7 @@ fn router() -> Router {
         listen: vec!["127.0.0.1:11535".into()],
         device: "cpu avx512: no /dev/kfd".into(),
         devices: vec![device()],
-        models: vec![model("qwen", ModelState::Ready)],
+        models: vec![model("qwen", ModelState::Ready), failed.clone()],
         private_bytes: 300 << 20,
     };
     let evicted = |id: String, now: bool| Evicted {
@@ -169,8 +171,6 @@ fn router() -> Router {
         age_s: 3.0,
     };
     let pin = |pinned| async move |Path(id): Path<String>| Json(Model { pinned, ..model(&id, ModelState::Ready) });
-    let mut failed = model("broken", ModelState::Failed);
-    failed.reason = Some("tensor `x` is missing".into());
     let all = vec![model("qwen", ModelState::Ready), model("odd name/x", ModelState::Absent), failed];
     Router::new()
         .route("/admin/v1/status", get(async || Json(status)))

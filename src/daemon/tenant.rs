@@ -40,6 +40,7 @@ pub fn build(site: Site) -> anyhow::Result<House> {
     let host = registry::Site {
         id: CPU.to_owned(),
         kind: SiteKind::Cpu,
+        name: format!("{CPU} {}", tier.name()),
         description,
         budget,
         reason: site.machine.reason(),

@@ -259,6 +259,12 @@ impl Handle {
         self.shared.stats.read(self.shared.waiting())
     }
 
+    /// Forgets what was counted so far: a warm-up is nobody's request. Everything of a request is
+    /// counted before its last event, so nothing of one that has ended comes after.
+    pub fn forget_stats(&self) {
+        self.shared.stats.forget();
+    }
+
     /// The requests in the engine, in order of arrival.
     pub fn requests(&self) -> Vec<RequestInfo> {
         lock(&self.shared.requests).iter().map(|r| r.info()).collect()

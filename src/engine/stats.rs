@@ -53,6 +53,10 @@ impl Mean {
         self.0.store(new.to_bits(), Ordering::Relaxed);
     }
 
+    fn forget(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
     /// The mean; 0 before the first value.
     pub fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
@@ -79,6 +83,11 @@ impl Histogram {
         let bucket = self.bounds.iter().position(|&b| s <= b).unwrap_or(self.bounds.len());
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum.add_time(t);
+    }
+
+    fn forget(&self) {
+        self.counts.iter().for_each(|c| c.store(0, Ordering::Relaxed));
+        self.sum.set(0);
     }
 
     /// Its numbers now.
@@ -184,6 +193,25 @@ impl Stats {
         let prefill = time.mul_f64(f64::from(prefill_tokens) / f64::from((prefill_tokens + decode_tokens).max(1)));
         self.prefill.add_time(prefill);
         self.decode.add_time(time.saturating_sub(prefill));
+    }
+
+    /// Starts counting anew; levels (what runs, what is in the cache) stay.
+    pub(super) fn forget(&self) {
+        let counters = [
+            &self.requests,
+            &self.failed,
+            &self.cancelled,
+            &self.preempted,
+            &self.prefill_tokens,
+            &self.cached_tokens,
+            &self.decode_tokens,
+            &self.steps,
+            &self.prefill,
+            &self.decode,
+        ];
+        counters.into_iter().for_each(|c| c.set(0));
+        [&self.prefill_rate, &self.decode_rate, &self.service_s].into_iter().for_each(Mean::forget);
+        [&self.queued, &self.first_token, &self.gap].into_iter().for_each(Histogram::forget);
     }
 
     pub(super) fn cache(&self, usage: Usage) {

@@ -44,8 +44,12 @@ pub(super) struct Core<M> {
 pub(super) struct ScanState<M> {
     pub running: bool,
     pub last: Option<Instant>,
-    /// Commands about names that may turn up in it.
+    /// Commands about names that may turn up in the scan that runs.
     pub parked: Vec<Command<M>>,
+    /// The same that came after it had begun: the next one answers them.
+    pub late: Vec<Command<M>>,
+    /// Parked commands are being answered from a scan that saw everything they may ask for.
+    pub answering: bool,
     /// What was said about the folders already.
     pub problems: Vec<String>,
 }
@@ -59,7 +63,14 @@ pub(super) struct Drain {
 
 impl<M: Resident> Core<M> {
     pub fn new(options: Options, log: Arc<DecisionLog>, bell: Arc<Notify>, now: Instant) -> Self {
-        let scan = ScanState { running: false, last: None, parked: Vec::new(), problems: Vec::new() };
+        let scan = ScanState {
+            running: false,
+            last: None,
+            parked: Vec::new(),
+            late: Vec::new(),
+            answering: false,
+            problems: Vec::new(),
+        };
         let mut core = Self {
             options,
             entries: BTreeMap::new(),
@@ -84,6 +95,7 @@ impl<M: Resident> Core<M> {
     /// Looks around: who is done, who may go, who may start. The result is when to look again.
     pub fn step(&mut self, now: Instant) -> Option<Instant> {
         self.wake = None;
+        self.scan_for_the_late(now);
         self.sweep(now);
         self.pump(now);
         self.finish_drain(now);
@@ -111,16 +123,31 @@ impl<M: Resident> Core<M> {
         Err(RegistryError::NotFound { name: name.to_owned(), nearest })
     }
 
-    /// Whether a scan may know more; if so one runs now.
-    pub fn may_turn_up(&mut self, now: Instant) -> bool {
-        if self.scan.running {
-            return true;
+    /// Leaves a command until a scan that begins from now on has ended, unless one has just ended
+    /// for it ([`ScanState::answering`], to be asked before).
+    pub fn park(&mut self, command: Command<M>) {
+        self.scan.late.push(command);
+    }
+
+    /// Starts the scan that parked commands wait for, or says when it may start.
+    fn scan_for_the_late(&mut self, now: Instant) {
+        if self.scan.late.is_empty() || self.scan.running {
+            return;
         }
-        if self.scan.last.is_some_and(|at| now.saturating_duration_since(at) < SCAN_INTERVAL) {
-            return false;
+        match self.scan.last.map(|at| at + SCAN_INTERVAL) {
+            Some(due) if now < due => self.wake_at(due),
+            _ => {
+                self.scan.parked.append(&mut self.scan.late);
+                self.rescan();
+            }
         }
-        self.rescan();
-        true
+    }
+
+    /// Has the folders looked at again, unless that was done just now.
+    pub fn refresh(&mut self, now: Instant) {
+        if self.scan.last.is_none_or(|at| now.saturating_duration_since(at) >= SCAN_INTERVAL) {
+            self.rescan();
+        }
     }
 
     pub fn rescan(&mut self) {

@@ -134,6 +134,16 @@ pub(super) enum Stage<M> {
     Starting { site: usize, reason: String, began: Instant },
 }
 
+impl<M> Stage<M> {
+    /// Device that the model was placed on.
+    pub fn site(&self) -> Option<usize> {
+        match self {
+            Stage::Waiting | Stage::Inspecting => None,
+            Stage::Room { site, .. } | Stage::Starting { site, .. } => Some(*site),
+        }
+    }
+}
+
 impl<M> Load<M> {
     /// Tells everybody who waits that it will not be.
     pub fn refuse(&mut self, error: &RegistryError) {
@@ -183,6 +193,15 @@ impl<M> Entry<M> {
             last_use: None,
             shows: Vec::new(),
         }
+    }
+
+    /// An operator unloads it: the next load is as the configuration says, not as `load` asked.
+    /// Names that it was given stay: clients know it by them.
+    pub fn forget_wishes(&mut self) {
+        self.wanted = Wanted::default();
+        self.proven = Wanted::default();
+        self.need = None;
+        self.ttl = None;
     }
 
     /// Loaded, and not on its way out.

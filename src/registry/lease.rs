@@ -66,6 +66,8 @@ pub enum Acquired<M = Loaded> {
 /// A place among those who wait for a load. Dropping it does not stop the load.
 #[derive(Debug)]
 pub struct Pending<M = Loaded> {
+    /// Where it will run; what it was placed on.
+    pub device: String,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) outcome: oneshot::Receiver<Result<Lease<M>, RegistryError>>,
 }

@@ -148,7 +148,7 @@ impl CpuLoader {
         Need {
             weights: gguf.file_bytes,
             cache: cache::minimum_bytes(&plan.caches, o.cache_min.min(context), o.step_tokens as u32),
-            activations: CpuBackend::activation_bytes(plan, o.step_tokens, o.max_batch, self.pool.threads()),
+            activations: CpuBackend::activation_bytes(plan, &self.pool, o.step_tokens, o.max_batch),
             tables: facts::tables(&gguf.meta),
         }
     }
@@ -215,6 +215,7 @@ impl Prepared<Loaded> for CpuModel {
             .map_err(device)?;
         reporter.phase(Phase::Warmup);
         warm_up(&engine, &tokenizer)?;
+        engine.forget_stats();
         if self.gguf.poisoned() {
             return Err(device(BackendError::Poisoned));
         }

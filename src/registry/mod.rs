@@ -57,6 +57,8 @@ pub struct Site {
     pub id: String,
     /// Kind.
     pub kind: SiteKind,
+    /// What models on it say they run on: `cpu avx512`, `gpu gfx1100`.
+    pub name: String,
     /// `AMD EPYC 9454P, 2 cores, avx512`.
     pub description: String,
     /// Its ledger.

@@ -84,7 +84,13 @@ impl<M: Resident> Core<M> {
                 }
             }
         }
+        self.scan.answering = true;
         for command in std::mem::take(&mut self.scan.parked) {
+            self.command(command, now);
+        }
+        self.scan.answering = false;
+        // Those that came meanwhile need another scan only if this one did not show their names.
+        for command in std::mem::take(&mut self.scan.late) {
             self.command(command, now);
         }
         self.describe_next();
@@ -117,7 +123,10 @@ impl<M: Resident> Core<M> {
 
     fn failure(&self, error: &LoadError, now: Instant, id: &str) -> (RegistryError, Failure) {
         let reason = error.to_string();
-        let retry = (!matches!(error, LoadError::Invalid(_))).then(|| self.options.retry_after.as_secs().max(1));
+        // Only a failure that is kept holds requests off.
+        let kept = self.entries.get(id).is_some_and(|e| e.wanted == e.proven);
+        let retry =
+            (kept && !matches!(error, LoadError::Invalid(_))).then(|| self.options.retry_after.as_secs().max(1));
         let told = RegistryError::Failed { model: id.to_owned(), reason: reason.clone(), retry_after_s: retry };
         (told, Failure { reason, at: now })
     }
@@ -160,7 +169,8 @@ impl<M: Resident> Core<M> {
         for reply in std::mem::take(&mut load.undecided) {
             let (waiter, outcome) = tokio::sync::oneshot::channel();
             load.waiters.push(waiter);
-            reply.send(Ok(Acquired::Loading(Pending { progress: load.reporter.watch(), outcome }))).ok();
+            let device = self.options.sites[place.site].name.clone();
+            reply.send(Ok(Acquired::Loading(Pending { device, progress: load.reporter.watch(), outcome }))).ok();
         }
     }
 

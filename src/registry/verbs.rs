@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::catalog::Found;
 use super::command::{Command, Reload, Reply, Watched};
 use super::core::Core;
-use super::entry::Stage;
+use super::entry::{Entry, Stage};
 use super::error::RegistryError;
 use super::lease::{Acquired, Pending};
 use super::loader::{Resident, Source, Wanted};
@@ -33,10 +33,10 @@ impl<M: Resident> Core<M> {
                     self.scan.parked.push(Command::List { reply });
                     return;
                 }
-                self.may_turn_up(now);
+                self.refresh(now);
                 reply.send(Ok(self.entries.values().map(|e| self.view(e)).collect())).ok();
             }
-            Command::Show { name, reply } => self.show(name, reply, now),
+            Command::Show { name, reply } => self.show(name, reply),
             Command::Status { reply } => {
                 reply.send(Ok(self.status(now))).ok();
             }
@@ -85,10 +85,7 @@ impl<M: Resident> Core<M> {
         }
         let id = match self.resolve(&name) {
             Ok(id) => id,
-            Err(_) if self.may_turn_up(now) => {
-                self.scan.parked.push(Command::Acquire { name, reply });
-                return;
-            }
+            Err(_) if !self.scan.answering => return self.park(Command::Acquire { name, reply }),
             Err(e) => {
                 reply.send(Err(e)).ok();
                 return;
@@ -141,7 +138,8 @@ impl<M: Resident> Core<M> {
         } else {
             let (waiter, outcome) = oneshot::channel();
             load.waiters.push(waiter);
-            let pending = Pending { progress: load.reporter.watch(), outcome };
+            let device = load.stage.site().map_or_else(String::new, |s| self.options.sites[s].name.clone());
+            let pending = Pending { device, progress: load.reporter.watch(), outcome };
             reply.send(Ok(Acquired::Loading(pending))).ok();
         }
         Ok(())
@@ -192,14 +190,12 @@ impl<M: Resident> Core<M> {
         let id = match source {
             Some((source, found)) => Ok(self.adopt(source, found)),
             None => match self.resolve(&request.model) {
-                Err(_) if self.may_turn_up(now) => {
-                    self.scan.parked.push(Command::Load { request, source: None, uid, reply });
-                    return;
+                // A name may turn up, and whether a loaded model's file was replaced must be known.
+                Err(_) if !self.scan.answering => {
+                    return self.park(Command::Load { request, source: None, uid, reply });
                 }
-                // Whether the file was replaced must be known now.
-                Ok(id) if self.entries[&id].ready().is_some() && self.may_turn_up(now) => {
-                    self.scan.parked.push(Command::Load { request, source: None, uid, reply });
-                    return;
+                Ok(id) if self.entries[&id].ready().is_some() && !self.scan.answering => {
+                    return self.park(Command::Load { request, source: None, uid, reply });
                 }
                 other => other,
             },
@@ -291,6 +287,9 @@ impl<M: Resident> Core<M> {
             }
         };
         let loading = self.cancel_load(&id, &RegistryError::Cancelled { model: id.clone() });
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.forget_wishes();
+        }
         if self.entries.get(&id).is_some_and(|e| e.live.is_some()) {
             let how = if cancel { "its requests are cancelled" } else { "its requests are finished first" };
             self.log.record("evict", Some(&id), uid, format!("{id}: an eviction was asked for; {how}"));
@@ -306,6 +305,16 @@ impl<M: Resident> Core<M> {
         } else {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.failure = None;
+            }
+            // A file that was given by its path and is not in memory is forgotten with this.
+            let dirs = &self.options.dirs;
+            let by_path = |e: &Entry<M>| match &e.source {
+                Source::Path(path) => !dirs.iter().any(|d| path.starts_with(d)),
+                Source::Files(_) => true,
+            };
+            let forgotten = self.entries.get(&id).is_some_and(by_path);
+            if forgotten {
+                self.entries.remove(&id);
             }
             reply.send(Err(RegistryError::NotLoaded { model: id })).ok();
         }

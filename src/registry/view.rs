@@ -2,7 +2,7 @@
 
 use std::time::{Instant, UNIX_EPOCH};
 
-use super::command::Reply;
+use super::command::{Command, Reply};
 use super::core::Core;
 use super::entry::Entry;
 use super::loader::Resident;
@@ -64,7 +64,7 @@ impl<M: Resident> Core<M> {
     }
 
     /// Shows a model; one of which nothing is known yet is looked at first.
-    pub fn show(&mut self, name: String, reply: Reply<ModelDetail>, now: Instant) {
+    pub fn show(&mut self, name: String, reply: Reply<ModelDetail>) {
         match self.resolve(&name) {
             Ok(id) => {
                 let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -77,7 +77,7 @@ impl<M: Resident> Core<M> {
                     }
                 }
             }
-            Err(_) if self.may_turn_up(now) => self.scan.parked.push(super::command::Command::Show { name, reply }),
+            Err(_) if !self.scan.answering => self.park(Command::Show { name, reply }),
             Err(e) => {
                 reply.send(Err(e)).ok();
             }

@@ -68,7 +68,7 @@ impl Inference {
         let lease = match api.registry.acquire(&self.params.model).await.map_err(|e| refusal(&e))? {
             Acquired::Ready(lease) => lease,
             Acquired::Loading(pending) => {
-                let progress = pending.progress();
+                let (progress, device) = (pending.progress(), pending.device.clone());
                 let mut ready: Ready = Box::pin(pending.ready());
                 // A stream's client hears nothing for so long anyway, and a load that is quick or
                 // fails at once keeps its status.
@@ -79,15 +79,16 @@ impl Inference {
                 };
                 match outcome {
                     Some(lease) => lease.map_err(|e| refusal(&e))?,
-                    None if self.params.stream => return Ok(self.stream_after(api, ready, progress, headers)),
+                    None if self.params.stream => {
+                        name_device(&mut headers, &device);
+                        return Ok(self.stream_after(api, ready, progress, headers));
+                    }
                     None => return Err(still_loading(&progress.borrow())),
                 }
             }
         };
         let model = ModelName(lease.model.id.clone());
-        if let Ok(device) = HeaderValue::from_str(&lease.model.device) {
-            headers.insert("x-rocmforge-device", device);
-        }
+        name_device(&mut headers, &lease.model.device);
         let answer = self.answer(&api, lease, headers).await;
         let mut answer = answer.unwrap_or_else(ApiError::into_response);
         answer.extensions_mut().insert(model);
@@ -212,6 +213,13 @@ fn describe(now: &Progress) -> String {
     }
     let percent = now.done.saturating_mul(100) / now.total;
     format!("loading {}% eta {}s", percent.min(100), now.eta_s.max(0.0).ceil())
+}
+
+/// Says where the answer is computed.
+fn name_device(headers: &mut HeaderMap, device: &str) {
+    if let Ok(device) = HeaderValue::from_str(device) {
+        headers.insert("x-rocmforge-device", device);
+    }
 }
 
 #[cfg(test)]

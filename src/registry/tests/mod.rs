@@ -125,6 +125,7 @@ pub(super) fn need(weights: u64) -> Need {
 pub(super) fn options(budget: &Arc<Budget>) -> Options {
     Options::new(vec![Site {
         id: "cpu".to_owned(),
+        name: "cpu avx2".to_owned(),
         kind: SiteKind::Cpu,
         description: "simulated".to_owned(),
         budget: Arc::clone(budget),

@@ -82,6 +82,7 @@ impl Sim {
     pub fn new(budget: u64, files: &[(&str, u64, u64)], change: impl FnOnce(&mut Options)) -> Self {
         let budget = Budget::new(budget);
         let mut options = options(&budget);
+        options.dirs = vec!["/models".into()];
         change(&mut options);
         let now = Instant::now();
         let core = Core::new(options, Arc::new(DecisionLog::new()), Arc::new(Notify::new()), now);

@@ -45,6 +45,7 @@ fn start(dir: &Path, budget: u64) -> (Arc<Budget>, Handle) {
     let budget = Budget::new(budget);
     let mut options = Options::new(vec![Site {
         id: "cpu".to_owned(),
+        name: "cpu avx2".to_owned(),
         kind: SiteKind::Cpu,
         description: "this machine".to_owned(),
         budget: Arc::clone(&budget),

@@ -208,6 +208,7 @@ pub async fn server() -> Server {
     let dir = files();
     let mut options = registry::Options::new(vec![Site {
         id: "cpu".into(),
+        name: "cpu avx2".to_owned(),
         kind: SiteKind::Cpu,
         description: "simulated".into(),
         budget: Budget::new(10_000),
