@@ -48,6 +48,8 @@ const CRATES: &[(&str, &str)] = &[
     ("indicatif", "ctl"),
     ("comfy_table", "ctl"),
     ("memmap2", "gguf pool backend"),
+    ("hip_sys", "backend"),
+    ("libloading", "backend"),
 ];
 
 /// The only files that may say `unsafe`; each opens by saying what it guarantees to safe callers.
@@ -55,6 +57,11 @@ const UNSAFE: &[&str] = &[
     "src/backend/cpu/workers.rs",
     "src/backend/cpu/workers/fpu.rs",
     "src/backend/cpu/workers/tiles.rs",
+    "src/backend/hip/memory.rs",
+    "src/backend/hip/module.rs",
+    "src/backend/hip/stream.rs",
+    "src/backend/hip/sys.rs",
+    "src/backend/hip/sys/table.rs",
     "src/daemon/heap.rs",
     "src/daemon/systemd.rs",
     "src/gguf/map.rs",

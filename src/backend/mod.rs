@@ -1,6 +1,8 @@
 //! Backends: what runs a plan. A backend knows ops, buffers and caches, and no model.
 
+pub mod batch;
 pub mod cpu;
+pub mod hip;
 
 use std::time::Duration;
 

@@ -44,6 +44,14 @@ pub const VOCAB_MAX: usize = 1 << 22;
 pub const KV_BLOCK_TOKENS: usize = 32;
 /// Bytes of a KV slab, the unit in which caches grow and give memory back.
 pub const KV_SLAB_BYTES: u64 = 16 << 20;
+/// Device memory is allocated in chunks of up to this many bytes: few calls of the driver's allocator,
+/// and gaps that another model can use again.
+pub const GPU_CHUNK_BYTES: u64 = 1 << 30;
+/// Bytes of each of the two buffers through which weights go to a GPU: a copy of one takes about a
+/// millisecond, far longer than starting it.
+pub const GPU_UPLOAD_BYTES: usize = 16 << 20;
+/// Most parts into which the keys of a sequence are split on a GPU.
+pub const GPU_SPLITS_MAX: u32 = 64;
 /// `engine.cache_min`: tokens of cache reserved when a model is loaded.
 pub const CACHE_MIN_TOKENS: u32 = 8192;
 

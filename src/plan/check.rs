@@ -210,7 +210,7 @@ impl<'a> Checker<'a> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::super::cache::{CacheGroup, KvType};
@@ -221,7 +221,7 @@ pub(super) mod tests {
     const VOCAB: usize = 10;
 
     /// One layer of a decoder, 8 wide, two heads of four on one of the cache.
-    pub(in super::super) fn tiny_plan() -> Plan {
+    pub(crate) fn tiny_plan() -> Plan {
         let weight = |name: &str, n_rows: usize, n_cols: usize| Weight {
             name: name.to_owned(),
             ty: GgmlType::F32,

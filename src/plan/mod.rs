@@ -9,6 +9,7 @@ pub mod check;
 pub mod display;
 pub mod memory;
 pub mod op;
+pub mod rope;
 
 use crate::base::storage::Slice;
 use crate::quant::GgmlType;

@@ -17,13 +17,13 @@ use std::time::Duration;
 use self::buffers::Buffers;
 use self::cache::Cache;
 use self::ops::attention::Attend;
-use self::ops::finite::all_finite;
+pub(super) use self::ops::finite::all_finite;
 use self::ops::matmul::Matmul;
 use self::ops::rope::Rotation;
 use self::resolve::Weights;
 pub use self::workers::CpuPool;
+use super::batch::{self, Limits};
 use super::{Backend, BackendError, Output};
-use crate::base::limits::KV_BLOCK_TOKENS;
 use crate::plan::Plan;
 use crate::plan::batch::Batch;
 use crate::plan::memory::Layout;
@@ -89,50 +89,6 @@ impl CpuBackend {
         Layout::new(plan).bytes(max_tokens, max_outputs) + rest as u64
     }
 
-    /// Whether the backend can run `batch`: sizes, ids and block tables.
-    fn check(&self, batch: &Batch) -> Result<(), BackendError> {
-        let refuse = |what: String| Err(BackendError::Batch(what));
-        let n = batch.tokens.len();
-        if n > self.max_tokens || batch.positions.len() != n {
-            return refuse(format!("{n} tokens at {} positions, most {}", batch.positions.len(), self.max_tokens));
-        }
-        if batch.outputs.len() > self.max_outputs {
-            return refuse(format!("{} outputs, most {}", batch.outputs.len(), self.max_outputs));
-        }
-        if let Some(t) = batch.tokens.iter().find(|&&t| t as usize >= self.plan.n_vocab) {
-            return refuse(format!("token {t} of a vocabulary of {}", self.plan.n_vocab));
-        }
-        if let Some(row) = batch.outputs.iter().find(|&&row| row as usize >= n) {
-            return refuse(format!("output of token {row} of {n}"));
-        }
-        let mut next = 0;
-        for (i, span) in batch.spans.iter().enumerate() {
-            if span.start != next || span.len == 0 {
-                return refuse(format!("span {i} starts at token {}, not {next}", span.start));
-            }
-            next += span.len;
-            for (group, cache) in self.caches.iter().enumerate() {
-                let table = batch.table(group, i);
-                let last = (span.pos as usize + span.len - 1) / KV_BLOCK_TOKENS;
-                let window = cache.group().window.unwrap_or(u32::MAX);
-                let first = (span.pos + 1).saturating_sub(window) as usize / KV_BLOCK_TOKENS;
-                match table.get(first..=last) {
-                    Some(blocks) if blocks.iter().all(|&b| cache.has(b)) => {}
-                    _ => {
-                        return refuse(format!(
-                            "blocks {first} to {last} of span {i} in the {} cache",
-                            cache.group().name
-                        ));
-                    }
-                }
-            }
-        }
-        if next != n {
-            return refuse(format!("spans of {next} tokens, {n} tokens"));
-        }
-        Ok(())
-    }
-
     /// What is wrong with the step just run, if anything.
     fn judge(&self) -> Result<(), BackendError> {
         if self.plan.weights.iter().any(|w| w.data.poisoned()) {
@@ -160,7 +116,8 @@ impl Backend for CpuBackend {
     }
 
     fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        self.check(batch)?;
+        let limits = Limits { max_tokens: self.max_tokens, max_outputs: self.max_outputs };
+        batch::check(batch, &self.plan, limits, |group, block| self.caches[group].has(block))?;
         let (plan, pool) = (Arc::clone(&self.plan), Arc::clone(&self.pool));
         let mut team = pool.acquire();
         self.run(&mut team, &plan, batch);

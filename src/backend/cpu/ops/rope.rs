@@ -1,7 +1,5 @@
 //! Rotary position embeddings: angles once a step, then rotations.
 
-use std::f64::consts::TAU;
-
 use super::math::fma;
 use super::{for_rows, tiered};
 use crate::backend::cpu::workers::Team;
@@ -12,8 +10,7 @@ pub struct Rotation {
     style: RopeStyle,
     /// Pairs that turn.
     half: usize,
-    /// Angle of each pair at position 1. In f64: at position 100,000 an f32 would be off by
-    /// more than a hundredth of a turn's precision.
+    /// Angle of each pair at position 1.
     angles: Vec<f64>,
     /// Factor of cosine and sine.
     magnitude: f64,
@@ -26,36 +23,11 @@ impl Rotation {
     /// `rope.factors`.
     pub fn new(rope: &Rope, factors: Option<&[f32]>, max_tokens: usize) -> Self {
         let half = rope.n_rot / 2;
-        let scale = f64::from(rope.freq_scale);
-        let mut magnitude = f64::from(rope.attn_factor);
-        let mut ramp = (0.0, 0.0);
-        if let Some(y) = rope.yarn {
-            // ggml's rope_yarn_corr_dims: dimensions that turn beta_fast and beta_slow times
-            // over the original context.
-            let dim = |turns: f32| {
-                let n = f64::from(y.original_context) / (f64::from(turns) * TAU);
-                rope.n_rot as f64 * n.ln() / (2.0 * f64::from(rope.freq_base).ln())
-            };
-            ramp = (dim(y.beta_fast).floor().max(0.0), dim(y.beta_slow).ceil().min(rope.n_rot as f64 - 1.0));
-            if y.ext_factor != 0.0 {
-                magnitude *= 1.0 + 0.1 * (1.0 / scale).ln();
-            }
-        }
-        let angle = |i: usize| {
-            let exponent = -2.0 * i as f64 / rope.n_rot as f64;
-            let plain = f64::from(rope.freq_base).powf(exponent) / factors.map_or(1.0, |f| f64::from(f[i]));
-            let scaled = plain * scale;
-            let mix = rope.yarn.map_or(0.0, |y| {
-                let at = (i as f64 - ramp.0) / (ramp.1 - ramp.0).max(0.001);
-                (1.0 - at.clamp(0.0, 1.0)) * f64::from(y.ext_factor)
-            });
-            scaled * (1.0 - mix) + plain * mix
-        };
         Self {
             style: rope.style,
             half,
-            angles: (0..half).map(angle).collect(),
-            magnitude,
+            angles: rope.angles(factors),
+            magnitude: rope.magnitude(),
             table: vec![0.0; max_tokens * half * 2],
         }
     }
@@ -132,6 +104,8 @@ fn rotate_pairs_body<const FUSED: bool>(x: &mut [f32], cos: &[f32], sin: &[f32])
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::TAU;
+
     use super::super::testing::{each_team, random, worst};
     use super::*;
     use crate::plan::op::Yarn;

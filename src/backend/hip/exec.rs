@@ -1,0 +1,131 @@
+//! A step from its batch to its logits.
+
+use std::time::{Duration, Instant};
+
+use super::HipBackend;
+use super::buffers::splits;
+use super::graphs::{bucket, bucket_keys};
+use super::program::{Numbers, Target};
+use super::sys::HipError;
+use crate::backend::BackendError;
+use crate::backend::batch::{self, Limits};
+use crate::backend::cpu::all_finite;
+use crate::plan::batch::Batch;
+
+/// A step's end is asked for without sleeping for this long around the time the last one took:
+/// sleeping takes at least as long.
+const SPIN: Duration = Duration::from_micros(200);
+/// Sleep between two questions.
+const NAP: Duration = Duration::from_micros(50);
+
+/// The step in flight.
+#[derive(Debug, Default)]
+pub struct Flight {
+    since: Option<Instant>,
+    outputs: usize,
+    /// How long the last step took: the next one will take about as long.
+    last: Duration,
+}
+
+impl Flight {
+    /// Outputs of the last step.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+}
+
+impl HipBackend {
+    /// Starts a step.
+    pub(super) fn start(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        if self.flight.since.is_some() {
+            return Err(BackendError::Batch("a step is in flight".to_owned()));
+        }
+        if self.arrays.is_lent() || self.logits.is_lent() {
+            return Err(BackendError::Lost(format!("{}: an earlier step did not end", self.device.label())));
+        }
+        let limits = Limits { max_tokens: self.options.max_tokens, max_outputs: self.options.max_outputs };
+        batch::check(batch, &self.plan, limits, |group, block| self.caches[group].has(block))?;
+        self.device.select()?;
+        let caches = &self.caches;
+        let filled = self.inputs.fill(self.arrays.bytes_mut(), batch, |group, block| caches[group].address(block))?;
+        self.flight.outputs = batch.outputs.len();
+        self.flight.since = Some(Instant::now());
+        if !batch.tokens.is_empty() {
+            // The numbers from which parts are made are those of the bucket: a recording fits all.
+            let keys = bucket_keys(bucket(filled.keys));
+            for (parts, group) in self.splits.iter_mut().zip(&self.plan.caches) {
+                let keys = group.window.map_or(keys, |window| keys.min(window));
+                *parts = splits(keys, filled.decodes, group.n_head_kv as u32, self.device.properties.compute_units);
+            }
+            let (tokens, outputs) = (batch.tokens.len() as u32, batch.outputs.len() as u32);
+            let key = self.graphs.key(tokens, outputs, filled.decodes, filled.keys);
+            let numbers =
+                Numbers { tokens, outputs, decodes: filled.decodes, tiles: filled.tiles, splits: &self.splits };
+            let failed = |e: HipError| self.device.error(e, 0, "a step");
+            self.stream.upload(self.buffers.arrays(), &mut self.arrays, filled.bytes).map_err(failed)?;
+            let mut recorded = false;
+            if let Some(key) = key {
+                if self.graphs.get(key).is_none() {
+                    let bound = &mut self.bound;
+                    match self.stream.capture(|stream| bound.run(stream, &numbers)) {
+                        Ok(graph) => self.graphs.put(key, graph),
+                        Err(error) => {
+                            tracing::info!(%error, "steps are launched kernel by kernel: the runtime records none");
+                            self.graphs.turn_off();
+                        }
+                    }
+                }
+                if let Some(graph) = self.graphs.get(key) {
+                    self.stream.replay(graph).map_err(failed)?;
+                    recorded = true;
+                }
+            }
+            if !recorded {
+                self.bound.run(&self.stream, &numbers).map_err(failed)?;
+            }
+            let bytes = 4 * batch.outputs.len() * self.plan.n_vocab;
+            if let Some(logits) = self.buffers.region(Target::Buffer(self.plan.logits)).filter(|_| bytes > 0) {
+                self.stream.download(&mut self.logits, logits, bytes).map_err(failed)?;
+            }
+            self.stream.record(&mut self.event).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Waits up to `wait` for the step in flight; whether there was one and it is done.
+    pub(super) fn wait(&mut self, wait: Duration) -> Result<bool, BackendError> {
+        let Some(since) = self.flight.since else { return Ok(false) };
+        if self.arrays.is_lent() {
+            self.device.select()?;
+            let deadline = Instant::now() + wait;
+            let done = loop {
+                match self.event.query() {
+                    Ok(Some(done)) => break done,
+                    Ok(None) => {}
+                    Err(e) => return Err(self.device.error(e, 0, "a step")),
+                }
+                let now = Instant::now();
+                if now >= deadline {
+                    return Ok(false);
+                }
+                let left = (since + self.flight.last).saturating_duration_since(now);
+                if left > SPIN {
+                    std::thread::sleep((left - SPIN).min(deadline - now));
+                } else if now < since + self.flight.last + SPIN {
+                    std::thread::yield_now();
+                } else {
+                    std::thread::sleep(NAP);
+                }
+            };
+            self.arrays.take_back(done);
+            self.logits.take_back(done);
+            self.flight.last = since.elapsed();
+        }
+        self.flight.since = None;
+        let rows = self.logits.floats(self.flight.outputs * self.plan.n_vocab);
+        match rows.chunks_exact(self.plan.n_vocab).position(|row| !all_finite(self.tier, row)) {
+            Some(output) => Err(BackendError::NotFinite { output }),
+            None => Ok(true),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Attention and what it reads: stores to the cache, parts for single tokens, tiles for the rest.
+
+use super::{Lowering, at, buffer};
+use crate::backend::BackendError;
+use crate::backend::hip::program::{Arg, Dim, Extent, Target};
+use crate::base::limits::KV_BLOCK_TOKENS;
+use crate::plan::cache::{CacheGroup, KvType};
+use crate::plan::op::{Attention, BufId, CacheId};
+
+/// Head sizes for which kernels exist; a head takes the next larger.
+pub const CAPACITIES: [usize; 3] = [64, 128, 256];
+
+/// The capacity that a group's heads need; `None` if there is none.
+pub fn capacity(group: &CacheGroup) -> Option<usize> {
+    let dim = group.head_dim.max(group.head_dim_v);
+    let even = group.head_dim.is_multiple_of(2) && group.head_dim_v.is_multiple_of(2);
+    CAPACITIES.into_iter().find(|&c| dim <= c).filter(|_| even)
+}
+
+fn kv_name(kv_type: KvType) -> &'static str {
+    match kv_type {
+        KvType::F16 => "f16",
+        KvType::F32 => "f32",
+    }
+}
+
+/// Bytes from a block's start to the keys and to the values of layer `slot`.
+fn offsets(group: &CacheGroup, slot: u32) -> Option<(u32, u32)> {
+    let layer = group.block_bytes() / group.n_layer as u64;
+    let keys = (group.n_head_kv * KV_BLOCK_TOKENS * group.head_dim * group.kv_type.bytes()) as u64;
+    let start = layer * u64::from(slot);
+    Some((u32::try_from(start).ok()?, u32::try_from(start + keys).ok()?))
+}
+
+impl Lowering<'_> {
+    fn offsets(&self, group: &CacheGroup, slot: u32) -> Result<(Arg, Arg), BackendError> {
+        match offsets(group, slot) {
+            Some((k, v)) => Ok((Arg::U32(k), Arg::U32(v))),
+            None => self.unsupported("a block of the cache is larger than 4 GiB"),
+        }
+    }
+
+    pub(super) fn store(&mut self, cache: CacheId, slot: u32, k: BufId, v: BufId) -> Result<(), BackendError> {
+        let group = &self.plan.caches[cache.0 as usize];
+        let (off_k, off_v) = self.offsets(group, slot)?;
+        let args = vec![
+            buffer(k),
+            buffer(v),
+            at(Target::Slots(cache.0)),
+            at(Target::Positions),
+            off_k,
+            off_v,
+            Arg::U32(group.n_head_kv as u32),
+            Arg::U32(group.head_dim as u32),
+            Arg::U32(group.head_dim_v as u32),
+        ];
+        let grid = [Extent::each(Dim::Rows), Extent::Fixed(1), Extent::Fixed(1)];
+        self.push(format!("store_{}", kv_name(group.kv_type)), grid, 256, args)
+    }
+
+    /// Spans of one token at the batch's start are row by row the first rows: their keys are split
+    /// over blocks. The other spans are cut into tiles of queries. In a step that has only one of
+    /// both, the other's grid is empty.
+    pub(super) fn attention(&mut self, a: &Attention) -> Result<(), BackendError> {
+        let group = &self.plan.caches[a.cache.0 as usize];
+        let Some(d) = capacity(group) else {
+            let (k, v) = (group.head_dim, group.head_dim_v);
+            return self.unsupported(&format!("heads of {k} and {v} elements: even ones up to 256 can be computed"));
+        };
+        let (off_k, off_v) = self.offsets(group, a.slot)?;
+        let kv = kv_name(group.kv_type);
+        let (n_head, n_head_kv) = (a.n_head as u32, group.n_head_kv as u32);
+        let split = Dim::Splits(a.cache.0);
+        let heads = |args: &mut Vec<Arg>| {
+            args.extend([
+                at(Target::Tables),
+                off_k,
+                off_v,
+                Arg::U32(n_head),
+                Arg::U32(n_head_kv),
+                Arg::U32(group.head_dim as u32),
+                Arg::U32(group.head_dim_v as u32),
+                Arg::F32(a.scale),
+                Arg::U32(a.window.unwrap_or(0)),
+                Arg::F32(a.softcap.unwrap_or(0.0)),
+            ]);
+        };
+        let spans = at(Target::Spans(a.cache.0));
+
+        let mut args = vec![buffer(a.q), at(Target::Parts), spans];
+        heads(&mut args);
+        args.push(Arg::Count(split, 1));
+        let grid = [Extent::each(Dim::Decodes), Extent::Fixed(n_head_kv), Extent::each(split)];
+        self.push(format!("attend_split_{kv}_{d}"), grid, 128, args)?;
+
+        let args = vec![
+            at(Target::Parts),
+            buffer(a.out),
+            Arg::U32(n_head),
+            Arg::U32(group.head_dim_v as u32),
+            Arg::Count(split, 1),
+        ];
+        let grid = [Extent::each(Dim::Decodes), Extent::Fixed(n_head), Extent::Fixed(1)];
+        self.push(format!("attend_combine_{d}"), grid, 64, args)?;
+
+        let mut args = vec![buffer(a.q), buffer(a.out), spans, at(Target::Tiles)];
+        heads(&mut args);
+        let grid = [Extent::each(Dim::Tiles), Extent::Fixed(n_head), Extent::Fixed(1)];
+        self.push(format!("attend_tile_{kv}_{d}"), grid, 128, args)
+    }
+}
