@@ -23,3 +23,4 @@ pub mod registry;
 pub mod simd;
 pub mod telemetry;
 pub mod tokenizer;
+pub mod worker;

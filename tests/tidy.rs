@@ -24,11 +24,12 @@ const IMPORTS: &[(&str, &str)] = &[
     ("registry", "base telemetry proto pool policy probe simd gguf tokenizer chat plan model backend engine"),
     ("api", "base telemetry proto tokenizer chat engine registry"),
     ("offline", "base pool policy simd quant gguf tokenizer plan model backend engine"),
+    ("worker", "base gguf plan model backend"),
     ("ctl", "base proto probe"),
     (
         "daemon",
         "base telemetry proto probe pool policy simd quant gguf tokenizer chat plan model backend engine registry api \
-         offline",
+         offline worker",
     ),
 ];
 
@@ -62,6 +63,8 @@ const UNSAFE: &[&str] = &[
     "src/backend/hip/stream.rs",
     "src/backend/hip/sys.rs",
     "src/backend/hip/sys/table.rs",
+    "src/backend/remote/mailbox.rs",
+    "src/backend/remote/process.rs",
     "src/daemon/heap.rs",
     "src/daemon/systemd.rs",
     "src/gguf/map.rs",

@@ -3,16 +3,18 @@
 pub mod batch;
 pub mod cpu;
 pub mod hip;
+pub mod remote;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::plan::batch::Batch;
 use crate::plan::op::CacheId;
 
 /// Why a backend could not do a step. All of them fail the model, none the daemon.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackendError {
     /// Memory that the ledger had granted could not be had.
     #[error("out of memory on {device}: {bytes} bytes for {what}")]

@@ -52,6 +52,22 @@ pub const GPU_CHUNK_BYTES: u64 = 1 << 30;
 pub const GPU_UPLOAD_BYTES: usize = 16 << 20;
 /// Most parts into which the keys of a sequence are split on a GPU.
 pub const GPU_SPLITS_MAX: u32 = 64;
+/// A GPU runtime that takes longer than this to show its device is given up.
+pub const WORKER_START: Duration = Duration::from_secs(60);
+/// A GPU worker answers anything but a step within this time, or is replaced.
+pub const WORKER_ANSWER: Duration = Duration::from_secs(20);
+/// How often a load in a GPU worker looks whether it is still wanted.
+pub const WORKER_POLL: Duration = Duration::from_millis(50);
+/// Longest message between the daemon and a GPU worker: names of files, mostly.
+pub const WORKER_MESSAGE_BYTES: usize = 64 << 10;
+/// Files of a split model that go to a GPU worker: Linux passes up to 253 descriptors at a time.
+pub const MODEL_PARTS_MAX: usize = 250;
+/// A GPU worker that has closed its socket is killed if it has not ended by then.
+pub const WORKER_EXIT: Duration = Duration::from_secs(2);
+/// A GPU whose worker cannot be started is tried again after this long, then twice as long, …
+pub const GPU_RETRY_FIRST: Duration = Duration::from_secs(5);
+/// … up to this.
+pub const GPU_RETRY_MAX: Duration = Duration::from_secs(600);
 /// `engine.cache_min`: tokens of cache reserved when a model is loaded.
 pub const CACHE_MIN_TOKENS: u32 = 8192;
 

@@ -6,6 +6,7 @@
 
 mod args;
 pub mod config;
+mod devices;
 mod heap;
 pub mod house;
 mod listen;

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::say;
+use super::{config, log, say};
 use crate::backend::cpu::CpuPool;
 use crate::offline::eval::{self, Input};
 use crate::offline::tokenize;
 use crate::registry::load::kv_type;
 use crate::simd::Tier;
+use crate::worker;
 
 /// What `rocmforged` does instead of serving.
 #[derive(Clone, Debug, Subcommand)]
@@ -20,6 +21,20 @@ pub enum Offline {
     Eval(Eval),
     /// Token ids of strings
     Tokenize(Tokenize),
+    /// Drive one GPU for the daemon that started this process
+    #[command(hide = true)]
+    GpuWorker(GpuWorker),
+}
+
+/// `rocmforged gpu-worker`
+#[derive(Clone, Debug, Args)]
+pub struct GpuWorker {
+    /// Number of the device, among those that the runtime shows
+    #[arg(long, value_name = "N")]
+    index: u32,
+    /// Log level
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: String,
 }
 
 /// `rocmforged eval`
@@ -86,6 +101,7 @@ impl Offline {
         let done = match self {
             Offline::Eval(options) => options.run(),
             Offline::Tokenize(options) => options.run(),
+            Offline::GpuWorker(options) => return options.run(),
         };
         match done {
             Ok(line) => {
@@ -95,6 +111,21 @@ impl Offline {
             }
             Err(e) => {
                 say(&format!("rocmforged: {e:#}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl GpuWorker {
+    /// Its error goes to the log, beside the daemon's.
+    fn run(self) -> ExitCode {
+        let log = config::Log { level: self.log, format: "auto".to_owned() };
+        log::start(&log, std::env::var_os("JOURNAL_STREAM").is_some());
+        match worker::run(self.index) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                tracing::error!("gpu-worker: {e}");
                 ExitCode::FAILURE
             }
         }

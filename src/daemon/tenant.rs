@@ -6,23 +6,20 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::Value;
 
-use super::config::{Amount, Config, Context as ContextSize};
+use super::config::{Config, Context as ContextSize};
+use super::devices::{self, CPU, Devices};
 use super::heap;
 use super::house::{Answer, Control, House, Site, Tenant};
 use crate::api::{admin, http};
 use crate::backend::cpu::CpuPool;
-use crate::base::limits::{ANSWER_WAIT, RAM_BUDGET_PERCENT};
-use crate::policy::placement::{SiteKind, Use};
-use crate::pool::budget::Budget;
+use crate::base::limits::ANSWER_WAIT;
+use crate::policy::placement::Use;
 use crate::proto::admin::{AdminError, ModelState, Reloaded};
-use crate::registry::load::{CpuLoader, CpuOptions, kv_type};
+use crate::registry::load::{LoadOptions, ModelLoader, Target, kv_type};
 use crate::registry::{self, Options, Registry, Reload};
 use crate::simd::Tier;
 use crate::telemetry::events::DecisionLog;
 use crate::telemetry::metrics::Metrics;
-
-/// Name of the host's ledger.
-const CPU: &str = "cpu";
 
 /// Builds what is served.
 ///
@@ -33,19 +30,12 @@ pub fn build(site: Site) -> anyhow::Result<House> {
     let tier = Tier::parse(&config.cpu.simd).context("cpu.simd")?;
     kv_type(&config.engine.kv_type).map_err(anyhow::Error::msg).context("engine.kv_type")?;
     let pool = CpuPool::new(config.cpu.threads, tier);
-    let budget = Budget::new(ram_budget(config, site.machine.memory_available));
-    let description = format!("{}, {} threads, {}", site.machine.cpu.model, pool.threads(), tier.name());
-    tracing::info!(device = CPU, description, budget = budget.total(), "models run here");
-
-    let host = registry::Site {
-        id: CPU.to_owned(),
-        kind: SiteKind::Cpu,
-        name: format!("{CPU} {}", tier.name()),
-        description,
-        budget,
-        reason: site.machine.reason(),
-        unusable: None,
-    };
+    let Devices { sites, targets } = devices::open(config, &site.machine, &pool);
+    let gpus = sites.iter().zip(&targets).filter_map(|(s, t)| match t {
+        Target::Gpu(gpu) => Some((s.id.clone(), gpu.info.free)),
+        _ => None,
+    });
+    let gpus = gpus.collect();
     let options = Options {
         dirs: config.models.dirs.clone(),
         preload: config.models.preload.clone(),
@@ -53,9 +43,9 @@ pub fn build(site: Site) -> anyhow::Result<House> {
         device: device_use(&config.device.kind),
         listen: site.listen.clone(),
         trim: heap::trim,
-        ..Options::new(vec![host])
+        ..Options::new(sites)
     };
-    let engines = CpuOptions {
+    let engines = LoadOptions {
         max_batch: config.engine.max_batch,
         queue: config.engine.queue,
         context: match config.engine.context {
@@ -64,9 +54,9 @@ pub fn build(site: Site) -> anyhow::Result<House> {
         },
         cache_min: config.engine.cache_min,
         kv_type: config.engine.kv_type.clone(),
-        ..CpuOptions::default()
+        ..LoadOptions::default()
     };
-    let loader = Arc::new(CpuLoader::new(Arc::clone(&pool), engines));
+    let loader = Arc::new(ModelLoader::new(targets, engines));
     let registry = Registry::start(options, loader, Arc::new(DecisionLog::new()));
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), tier.name()).context("metrics")?);
 
@@ -86,7 +76,7 @@ pub fn build(site: Site) -> anyhow::Result<House> {
     }));
     let admin = admin.merge(public.clone());
     let memory = site.machine.memory_available;
-    Ok(House { public, admin, tenant: Box::new(Models { registry, pool, memory }) })
+    Ok(House { public, admin, tenant: Box::new(Models { registry, pool, memory, gpus }) })
 }
 
 /// `forgectl reload`: what needs a restart is no error, but it is said.
@@ -105,22 +95,14 @@ fn device_use(name: &str) -> Use {
     }
 }
 
-/// `memory.ram_budget` in bytes, on a machine with `available` bytes to spare at the start.
-fn ram_budget(config: &Config, available: Option<u64>) -> u64 {
-    let percent = |p: u8| available.map_or(u64::MAX, |bytes| bytes / 100 * u64::from(p));
-    match config.memory.ram_budget {
-        Amount::Auto => percent(RAM_BUDGET_PERCENT),
-        Amount::Percent(p) => percent(p),
-        Amount::Bytes(size) => size.0,
-    }
-}
-
 /// The models, to the daemon.
 struct Models {
     registry: registry::Handle,
     pool: Arc<CpuPool>,
     /// Memory to spare when the daemon started: what a share of it is taken of.
     memory: Option<u64>,
+    /// GPUs, with their free memory at the start.
+    gpus: Vec<(String, u64)>,
 }
 
 impl Tenant for Models {
@@ -131,10 +113,12 @@ impl Tenant for Models {
         uid: Option<u32>,
     ) -> Answer<'a, Result<(), String>> {
         Box::pin(async move {
+            let gpus = self.gpus.iter().map(|(id, free)| (id.clone(), devices::gpu_budget(config, *free)));
+            let budgets = gpus.chain([(CPU.to_owned(), devices::ram_budget(config, self.memory))]).collect();
             let changes = Reload {
                 dirs: Some(config.models.dirs.clone()),
                 autoload: Some(config.models.autoload),
-                budgets: vec![(CPU.to_owned(), ram_budget(config, self.memory))],
+                budgets,
                 listen: Some(listen),
             };
             self.registry.reload(changes, uid).await.map_err(|e| e.to_string())

@@ -19,6 +19,19 @@ pub enum KvType {
 }
 
 impl KvType {
+    /// The type of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [KvType::F32, KvType::F16].into_iter().find(|t| t.name() == name)
+    }
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+        }
+    }
+
     /// Bytes of an element.
     pub fn bytes(self) -> usize {
         match self {

@@ -48,6 +48,8 @@ pub struct Site {
     pub budget: u64,
     /// Bytes of it that nothing fixed (pinned) holds.
     pub available: u64,
+    /// Bytes that the model would need there.
+    pub need: u64,
     /// Why it cannot be used at all, if so.
     pub unusable: Option<String>,
 }
@@ -72,13 +74,13 @@ pub enum PlacementError {
     NoDevice(String),
 }
 
-/// Chooses the device for a model of `need` bytes. A device on which the model could not fit even
+/// Chooses the device for a model. A device on which the model could not fit even
 /// if everything unpinned left is passed over in favour of the CPU, unless it was demanded: then
 /// admission refuses there, with numbers.
 ///
 /// # Errors
 /// [`PlacementError`], which names every device that was passed over.
-pub fn place(sites: &[Site], wanted: Use, need: u64) -> Result<Placement, PlacementError> {
+pub fn place(sites: &[Site], wanted: Use) -> Result<Placement, PlacementError> {
     let mut passed: Vec<String> = Vec::new();
     let found = |i: usize, reason: String| Ok(Placement { site: i, reason });
     if wanted != Use::Cpu {
@@ -86,15 +88,15 @@ pub fn place(sites: &[Site], wanted: Use, need: u64) -> Result<Placement, Placem
         for (i, s) in sites.iter().enumerate().filter(|(_, s)| s.kind == SiteKind::Gpu) {
             match &s.unusable {
                 Some(why) => passed.push(format!("{}: {why}", s.id)),
-                None if need <= s.available => {
+                None if s.need <= s.available => {
                     let pick = if wanted == Use::Gpu { "asked for" } else { "fits" };
                     return found(
                         i,
-                        format!("{} {pick}: {} needed, {} can be had", s.id, human(need), human(s.available)),
+                        format!("{} {pick}: {} needed, {} can be had", s.id, human(s.need), human(s.available)),
                     );
                 }
                 None => {
-                    passed.push(format!("{}: {} needed, {} can be had", s.id, human(need), human(s.available)));
+                    passed.push(format!("{}: {} needed, {} can be had", s.id, human(s.need), human(s.available)));
                     demanded = demanded.or(Some(i));
                 }
             }
@@ -135,24 +137,23 @@ mod tests {
     use super::*;
 
     fn site(id: &str, kind: SiteKind, available: u64, unusable: Option<&str>) -> Site {
-        Site { id: id.to_owned(), kind, budget: available, available, unusable: unusable.map(str::to_owned) }
+        Site { id: id.to_owned(), kind, budget: available, available, need: 50, unusable: unusable.map(str::to_owned) }
     }
 
     #[test]
     fn the_reason_names_what_was_passed_over() {
         let cpu = site("cpu", SiteKind::Cpu, 100, None);
-        let p = place(&[site("gpu0", SiteKind::Gpu, 10, None), cpu.clone()], Use::Auto, 50).expect("the CPU");
+        let p = place(&[site("gpu0", SiteKind::Gpu, 10, None), cpu.clone()], Use::Auto).expect("the CPU");
         assert_eq!((p.site, p.reason.as_str()), (1, "gpu0: 50 B needed, 10 B can be had"));
-        let p = place(&[site("gpu0", SiteKind::Gpu, 60, None), cpu.clone()], Use::Auto, 50).expect("the GPU");
+        let p = place(&[site("gpu0", SiteKind::Gpu, 60, None), cpu.clone()], Use::Auto).expect("the GPU");
         assert_eq!(p.site, 0);
-        let e =
-            place(&[site("gpu0", SiteKind::Gpu, 60, Some("/dev/kfd: permission denied")), cpu.clone()], Use::Gpu, 50);
+        let e = place(&[site("gpu0", SiteKind::Gpu, 60, Some("/dev/kfd: permission denied")), cpu.clone()], Use::Gpu);
         assert_eq!(
             e.expect_err("demanded").to_string(),
             "device `gpu` was asked for, but gpu0: /dev/kfd: permission denied"
         );
         assert_eq!(
-            place(std::slice::from_ref(&cpu), Use::Auto, 500).expect("admission decides later").reason,
+            place(std::slice::from_ref(&cpu), Use::Auto).expect("admission decides later").reason,
             "no GPU is used"
         );
     }
@@ -162,18 +163,17 @@ mod tests {
         fn a_choice_is_allowed_and_usable(
             sites in prop::collection::vec((any::<bool>(), 0u64..100, any::<bool>()), 0..6),
             wanted in prop_oneof![Just(Use::Auto), Just(Use::Gpu), Just(Use::Cpu)],
-            need in 0u64..120,
         ) {
             let sites: Vec<Site> = sites.iter().enumerate().map(|(i, &(gpu, available, broken))| {
                 site(&format!("d{i}"), if gpu { SiteKind::Gpu } else { SiteKind::Cpu }, available, broken.then_some("broken"))
             }).collect();
-            if let Ok(p) = place(&sites, wanted, need) {
+            if let Ok(p) = place(&sites, wanted) {
                 let s = &sites[p.site];
                 prop_assert!(s.unusable.is_none() && !p.reason.is_empty());
                 match wanted {
                     Use::Gpu => prop_assert_eq!(s.kind, SiteKind::Gpu),
                     Use::Cpu => prop_assert_eq!(s.kind, SiteKind::Cpu),
-                    Use::Auto => prop_assert!(s.kind == SiteKind::Cpu || need <= s.available),
+                    Use::Auto => prop_assert!(s.kind == SiteKind::Cpu || s.need <= s.available),
                 }
             } else if wanted != Use::Gpu {
                 let first_cpu = sites.iter().find(|s| s.kind == SiteKind::Cpu);

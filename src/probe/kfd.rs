@@ -56,6 +56,11 @@ impl Gpu {
         }
     }
 
+    /// Whether the driver shows a GPU that this process may use.
+    pub fn usable(&self) -> bool {
+        self.kfd && self.allowed && !self.nodes.is_empty()
+    }
+
     pub(super) fn reason(&self) -> String {
         if !self.kfd {
             return match &self.pci[..] {
@@ -76,7 +81,7 @@ impl Gpu {
                 gpus.join(", ")
             );
         }
-        format!("{} found, but the GPU backend is not in this build", gpus.join(", "))
+        format!("{} found", gpus.join(", "))
     }
 }
 

@@ -68,7 +68,7 @@ fn execute<M: Resident>(effect: Effect<M>, loader: &Arc<dyn Loader<M>>, results:
         }),
         Effect::Describe { job } => on_thread(results, move || {
             let found = look(&job.source);
-            let result = inspect(&*loader, &job, &Reporter::new()).map(|p| (p.facts(), p.need()));
+            let result = inspect(&*loader, &job, &Reporter::new()).map(|p| (p.facts(), p.needs()));
             Done::Described { id: job.id, found, result }
         }),
         Effect::Start { id, number, prepared, grant, reporter } => on_thread(results, move || {

@@ -74,7 +74,7 @@ pub(super) enum Effect<M> {
 pub(super) enum Done<M> {
     Scanned { scan: Scan, files: Vec<(String, Option<Found>)> },
     Inspected { id: String, number: u64, found: Option<Found>, result: Result<Box<dyn Prepared<M>>, LoadError> },
-    Described { id: String, found: Option<Found>, result: Result<(Arc<Facts>, Need), LoadError> },
+    Described { id: String, found: Option<Found>, result: Result<(Arc<Facts>, Arc<[Need]>), LoadError> },
     Started { id: String, number: u64, result: Result<M, LoadError> },
     Gone { id: String, evicted: Evicted },
 }

@@ -37,7 +37,8 @@ pub(super) struct Entry<M> {
     pub failure: Option<Failure>,
     /// Known once the file was opened; another stamp clears both.
     pub facts: Option<Arc<Facts>>,
-    pub need: Option<Need>,
+    /// Of each device.
+    pub needs: Option<Arc<[Need]>>,
     /// What its last load took, waiting excluded.
     pub load_time: Option<Duration>,
     pub last_use: Option<SystemTime>,
@@ -188,7 +189,7 @@ impl<M> Entry<M> {
             load: None,
             failure: None,
             facts: None,
-            need: None,
+            needs: None,
             load_time: None,
             last_use: None,
             shows: Vec::new(),
@@ -200,7 +201,7 @@ impl<M> Entry<M> {
     pub fn forget_wishes(&mut self) {
         self.wanted = Wanted::default();
         self.proven = Wanted::default();
-        self.need = None;
+        self.needs = None;
         self.ttl = None;
     }
 
@@ -245,7 +246,7 @@ impl<M> Entry<M> {
         self.stamp = Some(stamp);
         self.bytes = bytes;
         self.problem = problem;
-        self.need = None;
+        self.needs = None;
         if self.live.is_none() {
             self.facts = None;
             self.failure = None;

@@ -1,12 +1,15 @@
-//! Loading a model onto the CPU: map and check, plan, read ahead, start the engine, try a step.
+//! Loading a model: map and check, plan, bring the weights to their device, start the engine, try
+//! a step.
 //!
-//! Weights are used where they lie in the file. Reading ahead only brings their pages into memory
-//! with progress to show; a file that is in the page cache already takes milliseconds.
+//! On the CPU weights are used where they lie in the file: reading ahead only brings their pages
+//! into memory with progress to show, and a file that is in the page cache already takes
+//! milliseconds. Onto a GPU its worker copies them.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::facts;
+use super::gpu::{Gpu, Steps};
 use super::loaded::{Loaded, Pieces};
 use super::loader::{Facts, Grant, Job, LoadError, Loader, Prepared, Reporter, Source};
 use crate::backend::cpu::{CpuBackend, CpuPool};
@@ -26,13 +29,12 @@ use crate::model::{Model, PlanOptions};
 use crate::plan::Plan;
 use crate::plan::cache::KvType;
 use crate::policy::admission::Need;
-use crate::policy::placement::Use;
 use crate::proto::admin::Phase;
 use crate::tokenizer::Tokenizer;
 
-/// What engines on the CPU are made with.
+/// What engines are made with.
 #[derive(Clone, Debug)]
-pub struct CpuOptions {
+pub struct LoadOptions {
     /// `engine.max_batch`: sequences worked on at a time.
     pub max_batch: usize,
     /// `engine.queue`: requests that may wait for an engine.
@@ -49,7 +51,7 @@ pub struct CpuOptions {
     pub step_tokens_shared: usize,
 }
 
-impl Default for CpuOptions {
+impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             max_batch: MAX_BATCH,
@@ -63,16 +65,35 @@ impl Default for CpuOptions {
     }
 }
 
-/// Loads models onto the CPU, all of them on the same workers.
-pub struct CpuLoader {
-    pool: Arc<CpuPool>,
-    options: CpuOptions,
+impl LoadOptions {
+    /// The largest step of a model with this context.
+    fn steps(&self, context: u32) -> Steps {
+        Steps { tokens: self.step_tokens, sequences: self.max_batch, context }
+    }
 }
 
-impl CpuLoader {
-    /// A loader for the workers of `pool`.
-    pub fn new(pool: Arc<CpuPool>, options: CpuOptions) -> Self {
-        Self { pool, options }
+/// A device that models can be loaded onto.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The CPU's workers, shared by all models there.
+    Cpu(Arc<CpuPool>),
+    /// A GPU.
+    Gpu(Arc<Gpu>),
+    /// One that cannot be used; nothing is ever placed there.
+    Unusable,
+}
+
+/// Loads models.
+pub struct ModelLoader {
+    /// In the order of the registry's sites.
+    targets: Vec<Target>,
+    options: LoadOptions,
+}
+
+impl ModelLoader {
+    /// A loader for `targets`, which are in the order of the registry's sites.
+    pub fn new(targets: Vec<Target>, options: LoadOptions) -> Self {
+        Self { targets, options }
     }
 }
 
@@ -112,10 +133,10 @@ fn open(source: &Source) -> Result<Gguf, LoadError> {
     })
 }
 
-impl Loader<Loaded> for CpuLoader {
+impl Loader<Loaded> for ModelLoader {
     fn inspect(&self, job: &Job, reporter: &Reporter) -> Result<Box<dyn Prepared<Loaded>>, LoadError> {
-        if job.wanted.device == Some(Use::Gpu) || job.wanted.gpu_layers.is_some_and(|n| n > 0) {
-            return Err(device("no layer can run on a GPU: this daemon has no GPU backend"));
+        if job.wanted.gpu_layers.is_some() {
+            return Err(device("a model runs on one device as a whole: --gpu-layers is not built yet"));
         }
         let kv_type = kv_type(job.wanted.kv_type.as_ref().unwrap_or(&self.options.kv_type)).map_err(device)?;
         reporter.phase(Phase::Map);
@@ -129,11 +150,12 @@ impl Loader<Loaded> for CpuLoader {
         if context > trained {
             facts.notes.push(format!("a context of {context} tokens is more than the {trained} it was trained for"));
         }
-        Ok(Box::new(CpuModel {
+        Ok(Box::new(Checked {
             id: job.id.clone(),
-            pool: Arc::clone(&self.pool),
+            targets: self.targets.clone(),
             options: self.options.clone(),
-            need: self.need(&gguf, &plan, context),
+            needs: self.needs(&gguf, &plan, context),
+            kv_type,
             gguf,
             plan,
             context,
@@ -142,33 +164,40 @@ impl Loader<Loaded> for CpuLoader {
     }
 }
 
-impl CpuLoader {
-    fn need(&self, gguf: &Gguf, plan: &Plan, context: u32) -> Need {
+impl ModelLoader {
+    fn needs(&self, gguf: &Gguf, plan: &Plan, context: u32) -> Arc<[Need]> {
         let o = &self.options;
-        Need {
-            weights: gguf.file_bytes,
-            cache: cache::minimum_bytes(&plan.caches, o.cache_min.min(context), o.step_tokens as u32),
-            activations: CpuBackend::activation_bytes(plan, &self.pool, o.step_tokens, o.max_batch),
-            tables: facts::tables(&gguf.meta),
-        }
+        let cache = cache::minimum_bytes(&plan.caches, o.cache_min.min(context), o.step_tokens as u32);
+        let need = |target: &Target| match target {
+            Target::Cpu(pool) => Need {
+                weights: gguf.file_bytes,
+                cache,
+                activations: CpuBackend::activation_bytes(plan, pool, o.step_tokens, o.max_batch),
+                tables: facts::tables(&gguf.meta),
+            },
+            Target::Gpu(gpu) => gpu.need(plan, &o.steps(context), cache),
+            Target::Unusable => Need::default(),
+        };
+        self.targets.iter().map(need).collect()
     }
 }
 
 /// A checked model.
-struct CpuModel {
+struct Checked {
     id: String,
-    pool: Arc<CpuPool>,
-    options: CpuOptions,
-    need: Need,
+    targets: Vec<Target>,
+    options: LoadOptions,
+    needs: Arc<[Need]>,
+    kv_type: KvType,
     gguf: Gguf,
     plan: Arc<Plan>,
     context: u32,
     facts: Arc<Facts>,
 }
 
-impl Prepared<Loaded> for CpuModel {
-    fn need(&self) -> Need {
-        self.need
+impl Prepared<Loaded> for Checked {
+    fn needs(&self) -> Arc<[Need]> {
+        Arc::clone(&self.needs)
     }
 
     fn facts(&self) -> Arc<Facts> {
@@ -176,26 +205,20 @@ impl Prepared<Loaded> for CpuModel {
     }
 
     fn start(self: Box<Self>, mut grant: Grant, reporter: &Reporter) -> Result<Loaded, LoadError> {
-        reporter.phase(Phase::Read);
         // The tokenizer needs the processor and the weights need the disk.
-        let (text, read) = std::thread::scope(|scope| {
+        let (text, backend) = std::thread::scope(|scope| {
             let text = scope.spawn(|| self.text());
-            let read = self.read(reporter);
+            let backend = self.backend(grant.site, reporter);
             let text = text.join().unwrap_or_else(|_| Err(invalid("its tokenizer cannot be made: it panicked")));
-            (text, read)
+            (text, backend)
         });
-        read?;
+        let backend = backend?;
         let (tokenizer, template) = text?;
         if tokenizer.n_vocab() > self.plan.n_vocab {
             let (tokens, rows) = (tokenizer.n_vocab(), self.plan.n_vocab);
             return Err(invalid(format!("the vocabulary has {tokens} tokens, the output matrix {rows} rows")));
         }
         let o = &self.options;
-        let backend = CpuBackend::new(Arc::clone(&self.plan), Arc::clone(&self.pool), o.step_tokens, o.max_batch);
-        let backend = backend.map_err(|e| match e {
-            BackendError::Unsupported(why) => LoadError::Invalid(why),
-            e => device(e),
-        })?;
         let device_name = backend.device();
         let options = engine::Options {
             model: self.id.clone(),
@@ -211,8 +234,8 @@ impl Prepared<Loaded> for CpuModel {
             step_tokens_shared: o.step_tokens_shared,
         };
         let vocabulary = Arc::new(Pieces(Arc::clone(&tokenizer)));
-        let engine = engine::start(options, Box::new(backend), &self.plan.caches, self.plan.n_vocab, vocabulary)
-            .map_err(device)?;
+        let engine =
+            engine::start(options, backend, &self.plan.caches, self.plan.n_vocab, vocabulary).map_err(device)?;
         reporter.phase(Phase::Warmup);
         warm_up(&engine, &tokenizer)?;
         engine.forget_stats();
@@ -238,7 +261,28 @@ impl Prepared<Loaded> for CpuModel {
     }
 }
 
-impl CpuModel {
+impl Checked {
+    /// Brings the weights to the device and makes ready to run steps there.
+    fn backend(&self, site: usize, reporter: &Reporter) -> Result<Box<dyn Backend>, LoadError> {
+        let o = &self.options;
+        match &self.targets[site] {
+            Target::Cpu(pool) => {
+                reporter.phase(Phase::Read);
+                self.read(reporter)?;
+                let backend = CpuBackend::new(Arc::clone(&self.plan), Arc::clone(pool), o.step_tokens, o.max_batch);
+                backend.map(|b| Box::new(b) as Box<dyn Backend>).map_err(|e| match e {
+                    BackendError::Unsupported(why) => LoadError::Invalid(why),
+                    e => device(e),
+                })
+            }
+            Target::Gpu(gpu) => {
+                reporter.phase(Phase::Upload);
+                gpu.load(&self.id, &self.gguf, &self.plan, self.kv_type, &o.steps(self.context), reporter)
+            }
+            Target::Unusable => Err(device("this device cannot be used")),
+        }
+    }
+
     /// Tokenizer and chat template.
     fn text(&self) -> Result<(Arc<Tokenizer>, Template), LoadError> {
         let meta = &self.gguf.meta;

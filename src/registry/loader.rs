@@ -1,6 +1,6 @@
 //! The seam between the registry, which decides, and what loads and runs models on a device.
 //!
-//! The actor knows only these traits: the CPU's loader is [`super::load::CpuLoader`], a GPU's
+//! The actor knows only these traits: the CPU's loader is [`super::load::ModelLoader`], a GPU's
 //! starts workers, and tests bring one that simulates models of N bytes.
 
 use std::fs::File;
@@ -145,8 +145,8 @@ pub trait Loader<M>: Send + Sync + 'static {
 
 /// A checked file that can be loaded.
 pub trait Prepared<M>: Send {
-    /// Bytes it needs to serve at all.
-    fn need(&self) -> Need;
+    /// Bytes it needs to serve at all, on each device of `Options::sites`.
+    fn needs(&self) -> Arc<[Need]>;
     /// What is known by now.
     fn facts(&self) -> Arc<Facts>;
     /// Loads it into the memory that was granted; the value keeps the grant while it lives.

@@ -27,7 +27,7 @@ impl<M: Resident> Core<M> {
                 self.looked(&id, found);
                 if let Some(entry) = self.entries.get_mut(&id) {
                     match result {
-                        Ok((facts, need)) => (entry.facts, entry.need) = (Some(facts), Some(need)),
+                        Ok((facts, needs)) => (entry.facts, entry.needs) = (Some(facts), Some(needs)),
                         Err(LoadError::Invalid(why)) => entry.problem = Some(why),
                         Err(e) => tracing::warn!(model = id, "looking at it failed: {e}"),
                     }
@@ -143,11 +143,11 @@ impl<M: Resident> Core<M> {
                 return;
             }
         };
-        let need = prepared.need();
-        entry.need = Some(need);
+        let needs = prepared.needs();
+        entry.needs = Some(Arc::clone(&needs));
         entry.facts = Some(prepared.facts());
         entry.problem = None;
-        let admitted = self.entries.get(id).map(|entry| self.admit(id, need, entry));
+        let admitted = self.entries.get(id).map(|entry| self.admit(id, &needs, entry));
         let place = match admitted {
             Some(Ok(place)) => place,
             Some(Err(RegistryError::Memory(refusal))) => {

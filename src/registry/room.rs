@@ -105,7 +105,7 @@ impl<M: Resident> Core<M> {
     }
 
     /// The device for a model, and whether it can be had there at all.
-    pub fn admit(&self, id: &str, need: Need, entry: &Entry<M>) -> Result<Placement, RegistryError> {
+    pub fn admit(&self, id: &str, needs: &[Need], entry: &Entry<M>) -> Result<Placement, RegistryError> {
         let sites: Vec<placement::Site> = (0..self.options.sites.len())
             .map(|i| {
                 let site = &self.options.sites[i];
@@ -115,17 +115,17 @@ impl<M: Resident> Core<M> {
                     kind: site.kind,
                     budget: site.budget.total(),
                     available: site.budget.total().saturating_sub(fixed),
+                    need: needs[i].total(),
                     unusable: site.unusable.clone(),
                 }
             })
             .collect();
         let wanted = entry.wanted.device.unwrap_or(self.options.device);
-        let mut place =
-            placement::place(&sites, wanted, need.total()).map_err(|e| RegistryError::Device(format!("{id}: {e}")))?;
+        let mut place = placement::place(&sites, wanted).map_err(|e| RegistryError::Device(format!("{id}: {e}")))?;
         if wanted == placement::Use::Auto && sites.len() == 1 {
             place.reason.clone_from(&self.options.sites[place.site].reason);
         }
-        match self.judge(id, need, place.site) {
+        match self.judge(id, needs[place.site], place.site) {
             Verdict::Refuse(refusal) => Err(RegistryError::Memory(refusal)),
             _ => Ok(place),
         }
@@ -144,7 +144,7 @@ impl<M: Resident> Core<M> {
         let Some(entry) = self.entries.get(id) else { return };
         let Some(load) = &entry.load else { return };
         let Stage::Room { prepared, site, .. } = &load.stage else { return };
-        let (need, site, explicit, asked) = (prepared.need(), *site, load.explicit, load.slabs);
+        let (need, site, explicit, asked) = (prepared.needs()[*site], *site, load.explicit, load.slabs);
         let total = need.total();
         let left = &mut unclaimed[site];
         if total <= left.free {
@@ -214,7 +214,7 @@ impl<M: Resident> Core<M> {
 
     /// Bytes of caches beyond what their models were admitted with.
     fn idle_slabs(&self, site: usize) -> u64 {
-        let minimum = |id: &str| self.entries.get(id).and_then(|e| e.need).map_or(0, |n| n.cache);
+        let minimum = |id: &str| self.entries.get(id).and_then(|e| e.needs.as_deref()).map_or(0, |n| n[site].cache);
         let holdings = self.options.sites[site].budget.holdings();
         let caches = holdings.iter().filter(|h| h.kind == Kind::Cache);
         caches.map(|h| h.bytes.saturating_sub(minimum(&h.owner))).sum()

@@ -166,8 +166,8 @@ impl<M: Resident> Core<M> {
         if !self.options.autoload {
             return Err(RegistryError::AutoloadOff { model: id.to_owned() });
         }
-        if let Some(need) = entry.need
-            && let Err(e) = self.admit(id, need, entry)
+        if let Some(needs) = &entry.needs
+            && let Err(e) = self.admit(id, needs, entry)
         {
             self.log.record("refuse", Some(id), None, e.to_string());
             return Err(e);

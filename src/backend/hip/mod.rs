@@ -16,6 +16,7 @@ mod lower;
 mod memory;
 pub mod metadata;
 pub mod module;
+pub mod objects;
 mod places;
 mod program;
 mod stream;
@@ -168,9 +169,9 @@ impl HipBackend {
     }
 
     /// Bytes of device memory that [`HipBackend::new`] takes for steps.
-    pub fn activation_bytes(plan: &Plan, options: &Options, device: &Device) -> u64 {
+    pub fn activation_bytes(plan: &Plan, options: &Options, compute_units: u32) -> u64 {
         let inputs = Inputs::new(options, plan.caches.len());
-        buffers::Layout::new(plan, options, &inputs, device.properties.compute_units).bytes()
+        buffers::Layout::new(plan, options, &inputs, compute_units).bytes()
     }
 
     /// Bytes of the host's memory that [`HipBackend::new`] takes: arrays and logits.

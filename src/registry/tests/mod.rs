@@ -95,8 +95,8 @@ pub(super) struct FakeFile {
 }
 
 impl Prepared<Fake> for FakeFile {
-    fn need(&self) -> Need {
-        self.need
+    fn needs(&self) -> Arc<[Need]> {
+        [self.need].into()
     }
     fn facts(&self) -> Arc<Facts> {
         Arc::default()

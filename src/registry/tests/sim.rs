@@ -147,7 +147,7 @@ impl Sim {
                 self.later(2 * MS, Work::Ready(done));
             }
             Effect::Describe { job } => {
-                let result = self.prepared(&job.id).map(|p| (p.facts(), p.need()));
+                let result = self.prepared(&job.id).map(|p| (p.facts(), p.needs()));
                 self.later(MS, Work::Ready(Done::Described { id: job.id, found: None, result }));
             }
             Effect::Start { id, number, prepared, grant, reporter } => {

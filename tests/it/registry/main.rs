@@ -13,7 +13,7 @@ use rocmforge::engine::message::{Event, Finish, Generate, Sampling};
 use rocmforge::policy::placement::SiteKind;
 use rocmforge::pool::budget::Budget;
 use rocmforge::proto::admin::{LoadRequest, ModelState};
-use rocmforge::registry::load::{CpuLoader, CpuOptions};
+use rocmforge::registry::load::{LoadOptions, ModelLoader, Target};
 use rocmforge::registry::{Handle, Lease, Options, Registry, Site};
 use rocmforge::simd::Tier;
 use rocmforge::telemetry::events::DecisionLog;
@@ -54,7 +54,7 @@ fn start(dir: &Path, budget: u64) -> (Arc<Budget>, Handle) {
     }]);
     options.dirs = vec![dir.to_owned()];
     options.retry_after = Duration::from_millis(1500);
-    let loader = Arc::new(CpuLoader::new(CpuPool::new(2, Tier::detect()), CpuOptions::default()));
+    let loader = Arc::new(ModelLoader::new(vec![Target::Cpu(CpuPool::new(2, Tier::detect()))], LoadOptions::default()));
     (Arc::clone(&budget), Registry::start(options, loader, Arc::new(DecisionLog::new())))
 }
 

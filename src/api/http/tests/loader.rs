@@ -42,9 +42,9 @@ impl Loader<Loaded> for TestLoader {
 }
 
 impl Prepared<Loaded> for TestFile {
-    fn need(&self) -> Need {
+    fn needs(&self) -> Arc<[Need]> {
         let weights = if self.id == "big" { 20_000 } else { 1000 };
-        Need { weights, cache: 10, activations: 2, tables: 1 }
+        [Need { weights, cache: 10, activations: 2, tables: 1 }].into()
     }
 
     fn facts(&self) -> Arc<Facts> {

@@ -1,0 +1,135 @@
+//! A backend in another process: steps go through shared memory, the rest through a socket.
+//!
+//! HIP is driven by a worker process, because a GPU's memory fault aborts the process and a hung
+//! queue cannot be cancelled: both must cost one worker, not the daemon. What crosses the border
+//! is this backend's interface and nothing else. The engine, its scheduler and its ledger stay in
+//! the daemon, where they also see the CPU, so that a model whose worker died still has its
+//! sequences as tokens.
+//!
+//! - [`wire`]: what daemon and worker say to each other about loading ([`wire::ToWorker`],
+//!   [`wire::FromWorker`]), as messages of a socket that also carries descriptors.
+//! - [`mailbox`]: a model's shared memory; one step at a time is in it.
+//! - [`process`]: a worker, as the daemon sees it.
+//!
+//! A step costs two system calls on each side and copies its logits once more. A worker that died
+//! is noticed at once, because its end of the model's doorbell closes.
+
+pub mod mailbox;
+pub mod process;
+pub mod wire;
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use self::mailbox::{Command, Mailbox};
+use self::process::Process;
+use super::{Backend, BackendError, Output};
+use crate::base::limits::WORKER_ANSWER;
+use crate::plan::batch::Batch;
+use crate::plan::op::CacheId;
+
+/// One model on a device that a worker process drives.
+pub struct RemoteBackend {
+    mailbox: Mailbox,
+    doorbell: UnixStream,
+    process: Arc<Process>,
+    device: String,
+    in_flight: bool,
+}
+
+impl RemoteBackend {
+    fn new(mailbox: Mailbox, doorbell: UnixStream, process: Arc<Process>, device: String) -> Self {
+        Self { mailbox, doorbell, process, device, in_flight: false }
+    }
+
+    /// Hands the mailbox over to the worker.
+    fn ring(&mut self, command: Command) -> Result<(), BackendError> {
+        self.mailbox.set_command(command);
+        self.doorbell.write_all(&[1]).map_err(|_| self.lost())
+    }
+
+    /// Waits up to `wait` for the mailbox to come back.
+    fn answered(&mut self, wait: Duration) -> Result<bool, BackendError> {
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut bell = [PollFd::new(self.doorbell.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut bell, timeout) {
+            Ok(0) | Err(nix::Error::EINTR) => return Ok(false),
+            Ok(_) => {}
+            Err(e) => return Err(BackendError::Lost(format!("waiting for the worker: {e}"))),
+        }
+        let mut byte = [0];
+        match self.doorbell.read(&mut byte) {
+            Ok(1) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(false),
+            Ok(_) | Err(_) => Err(self.lost()),
+        }
+    }
+
+    /// A command that is no step, answered before anything else happens.
+    fn call(&mut self, command: Command) -> Result<u32, BackendError> {
+        assert!(!self.in_flight, "{command:?} during a step");
+        self.ring(command)?;
+        let until = Instant::now() + WORKER_ANSWER;
+        while Instant::now() < until {
+            if self.answered(until.saturating_duration_since(Instant::now()))? {
+                return self.mailbox.outcome();
+            }
+        }
+        let what = format!("the worker did not answer {command:?} within {} s", WORKER_ANSWER.as_secs());
+        self.process.kill(&what);
+        Err(BackendError::Lost(what))
+    }
+
+    /// Why the worker is gone; it is asked for no longer than it takes the system to say so.
+    fn lost(&self) -> BackendError {
+        BackendError::Lost(self.process.death())
+    }
+}
+
+impl Backend for RemoteBackend {
+    fn device(&self) -> String {
+        self.device.clone()
+    }
+
+    fn add_slab(&mut self, group: CacheId) -> Result<u32, BackendError> {
+        self.call(Command::AddSlab { group: group.0 })
+    }
+
+    fn remove_slab(&mut self, group: CacheId, first: u32) {
+        // A worker that is gone has given everything back; the next step says so.
+        let _ = self.call(Command::RemoveSlab { group: group.0, first });
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        self.mailbox.put(batch)?;
+        self.ring(Command::Step)?;
+        self.in_flight = true;
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<Option<Output<'_>>, BackendError> {
+        if !self.in_flight || !self.answered(wait)? {
+            return Ok(None);
+        }
+        self.in_flight = false;
+        let n_outputs = self.mailbox.outcome()? as usize;
+        Ok(Some(Output { logits: self.mailbox.logits(n_outputs), n_vocab: self.mailbox.shape().n_vocab }))
+    }
+}
+
+impl Drop for RemoteBackend {
+    fn drop(&mut self) {
+        if self.in_flight {
+            // The step is late, or its engine panicked: nobody knows when the worker will answer.
+            self.process.kill("a step was given up");
+            return;
+        }
+        // So that the device's memory is back when this returns.
+        let _ = self.call(Command::Close);
+    }
+}

@@ -1,0 +1,260 @@
+//! A worker process, as the daemon sees it: started, asked to load, watched, killed.
+//!
+//! Guarantees to safe callers: a descriptor that arrived in a message is owned once.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::RemoteBackend;
+use super::mailbox::{Mailbox, Shape};
+use super::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, ToWorker, Wire};
+use crate::base::limits::{WORKER_EXIT, WORKER_POLL, WORKER_START};
+
+/// Takes over a descriptor that came with a message.
+pub(super) fn adopt(raw: RawFd) -> File {
+    // SAFETY: the system made this descriptor for the message; nobody else knows it.
+    unsafe { File::from_raw_fd(raw) }
+}
+
+/// A model to load in a worker.
+pub struct Wish<'a> {
+    /// The model's id.
+    pub model: &'a str,
+    /// Its opened files with their names.
+    pub files: Vec<(BorrowedFd<'a>, String)>,
+    /// Element type of the caches.
+    pub kv_type: &'a str,
+    /// The largest step.
+    pub shape: Shape,
+}
+
+/// A running worker. It ends when the last one is dropped.
+pub struct Process {
+    info: DeviceInfo,
+    wire: Arc<Wire>,
+    child: Mutex<Child>,
+    loads: Mutex<HashMap<u64, mpsc::Sender<FromWorker>>>,
+    next: AtomicU64,
+    /// Why it is being killed, if it is.
+    verdict: OnceLock<String>,
+    /// How it ended.
+    death: Mutex<Option<String>>,
+    died: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Process {
+    /// Starts `command` with one end of a socket as its standard input and waits for its device.
+    ///
+    /// # Errors
+    /// Why the device cannot be used.
+    pub fn start(mut command: Command) -> Result<Arc<Self>, String> {
+        let (ours, theirs) = Wire::pair().map_err(|e| format!("no socket for the GPU worker: {e}"))?;
+        command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::null());
+        let mut child = command.spawn().map_err(|e| format!("the GPU worker cannot be started: {e}"))?;
+        // The child has the other end; ours must be the only other one, or its end goes unnoticed.
+        drop(command);
+        let (hello, first) = mpsc::channel();
+        let wire = Arc::new(ours);
+        let listening = Arc::clone(&wire);
+        let (later, process) = mpsc::channel::<std::sync::Weak<Self>>();
+        let spawned = std::thread::Builder::new().name("gpu worker".to_owned()).spawn(move || {
+            let Ok(Some((message, _))) = listening.receive::<FromWorker>() else { return };
+            if hello.send(message).is_err() {
+                return;
+            }
+            let Ok(process) = process.recv() else { return };
+            listen(&listening, &process);
+        });
+        let info = match spawned.map(|_| first.recv_timeout(WORKER_START)) {
+            Ok(Ok(FromWorker::Ready(info))) => Ok(info),
+            Ok(Ok(FromWorker::Unusable { reason })) => Err(reason),
+            Ok(Ok(other)) => Err(format!("the GPU worker began with {other:?}")),
+            Ok(Err(RecvTimeoutError::Timeout)) => {
+                Err(format!("the GPU runtime did not start within {} s", WORKER_START.as_secs()))
+            }
+            Ok(Err(RecvTimeoutError::Disconnected)) => Err("the GPU worker died at its start".to_owned()),
+            Err(e) => Err(format!("no thread for the GPU worker: {e}")),
+        };
+        let info = match info {
+            Ok(info) => info,
+            Err(reason) => {
+                let _ = child.kill();
+                let how = child.wait().map(|status| status.to_string()).unwrap_or_default();
+                let died = reason.ends_with("at its start");
+                return Err(if died { format!("{reason} ({how})") } else { reason });
+            }
+        };
+        let process = Arc::new(Self {
+            info,
+            wire,
+            child: Mutex::new(child),
+            loads: Mutex::new(HashMap::new()),
+            next: AtomicU64::new(0),
+            verdict: OnceLock::new(),
+            death: Mutex::new(None),
+            died: Condvar::new(),
+        });
+        // The thread waits for just this.
+        let _ = later.send(Arc::downgrade(&process));
+        Ok(process)
+    }
+
+    /// The device.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        lock(&self.child).id()
+    }
+
+    /// How it ended, if it did.
+    pub fn dead(&self) -> Option<String> {
+        lock(&self.death).clone()
+    }
+
+    /// Why it does not answer: how it ended, which the system says within moments.
+    pub(super) fn death(&self) -> String {
+        let death = lock(&self.death);
+        let wait = self.died.wait_timeout_while(death, Duration::from_secs(2), |d| d.is_none());
+        let death = wait.unwrap_or_else(PoisonError::into_inner).0.clone();
+        death.unwrap_or_else(|| "the GPU worker closed its end".to_owned())
+    }
+
+    /// Ends it at once; all its models are lost.
+    pub fn kill(&self, why: &str) {
+        let _ = self.verdict.set(why.to_owned());
+        // It may have ended by itself.
+        let _ = lock(&self.child).kill();
+    }
+
+    /// Loads a model. `progress` is told bytes done and in all, and whether to go on is its answer.
+    ///
+    /// # Errors
+    /// [`LoadFailure`]; nothing of the model stays on the device.
+    pub fn load(
+        self: &Arc<Self>,
+        wish: Wish<'_>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<RemoteBackend, LoadFailure> {
+        let device = |what: &str, e: std::io::Error| LoadFailure::Device(format!("{what}: {e}"));
+        let (mailbox, memory) = Mailbox::new(wish.shape).map_err(|e| device("shared memory for steps", e))?;
+        let (bell, theirs) = UnixStream::pair().map_err(|e| device("a doorbell", e))?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (news, inbox) = mpsc::channel();
+        lock(&self.loads).insert(id, news);
+        let order = LoadOrder {
+            id,
+            model: wish.model.to_owned(),
+            files: wish.files.iter().map(|f| f.1.clone()).collect(),
+            kv_type: wish.kv_type.to_owned(),
+            shape: wish.shape,
+        };
+        let mut descriptors = vec![memory.as_fd(), theirs.as_fd()];
+        descriptors.extend(wish.files.iter().map(|f| f.0));
+        let sent = self.wire.send(&ToWorker::Load(order), &descriptors);
+        drop(theirs);
+        let result = match sent {
+            Ok(()) => self.follow(id, &inbox, progress),
+            Err(_) => Err(LoadFailure::Device(self.death())),
+        };
+        lock(&self.loads).remove(&id);
+        Ok(RemoteBackend::new(mailbox, bell, Arc::clone(self), result?))
+    }
+
+    fn follow(
+        &self,
+        id: u64,
+        inbox: &mpsc::Receiver<FromWorker>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<String, LoadFailure> {
+        let (mut last, mut cancelled) = ((0, 0), false);
+        loop {
+            match inbox.recv_timeout(WORKER_POLL) {
+                Ok(FromWorker::Progress { done, total, .. }) => last = (done, total),
+                Ok(FromWorker::Loaded { device, .. }) => return Ok(device),
+                Ok(FromWorker::Failed { why, .. }) => return Err(why),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(LoadFailure::Device(self.death())),
+            }
+            if !progress(last.0, last.1) && !cancelled {
+                cancelled = true;
+                // If it cannot be told it is gone, which the next look shows.
+                let _ = self.wire.send(&ToWorker::Cancel { id }, &[]);
+            }
+        }
+    }
+}
+
+/// Passes on what a worker says until it ends.
+fn listen(wire: &Wire, process: &std::sync::Weak<Process>) {
+    let said = loop {
+        match wire.receive::<FromWorker>() {
+            Ok(Some((message, _))) => {
+                let Some(process) = process.upgrade() else { return };
+                let id = match &message {
+                    FromWorker::Progress { id, .. } | FromWorker::Loaded { id, .. } | FromWorker::Failed { id, .. } => {
+                        *id
+                    }
+                    FromWorker::Ready(_) | FromWorker::Unusable { .. } => continue,
+                };
+                if let Some(load) = lock(&process.loads).get(&id) {
+                    // Whoever waited may have gone.
+                    let _ = load.send(message);
+                }
+            }
+            Ok(None) => break None,
+            Err(e) => break Some(e),
+        }
+    };
+    let Some(process) = process.upgrade() else { return };
+    if let Some(e) = said {
+        process.kill(&format!("it said what makes no sense ({e})"));
+    }
+    let how = ended(&process);
+    let death = match process.verdict.get() {
+        Some(why) => format!("the GPU worker was ended: {why}"),
+        None => format!("the GPU worker died ({how})"),
+    };
+    tracing::error!(device = process.info.arch, "{death}");
+    *lock(&process.death) = Some(death);
+    process.died.notify_all();
+    // Loads that wait hear of it.
+    lock(&process.loads).clear();
+}
+
+/// Waits for the end of a worker that has closed its socket; the lock is free in between.
+fn ended(process: &Process) -> String {
+    let until = Instant::now() + WORKER_EXIT;
+    loop {
+        match lock(&process.child).try_wait() {
+            Ok(Some(status)) => return status.to_string(),
+            Err(e) => return e.to_string(),
+            Ok(None) => {}
+        }
+        if Instant::now() > until {
+            process.kill("it closed its socket and did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

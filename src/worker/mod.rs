@@ -1,0 +1,123 @@
+//! The GPU worker process: one device, all models on it, driven by the daemon.
+//!
+//! Its standard input is a socket to the daemon (`backend::remote::wire`). It opens the HIP
+//! runtime, says what device it found, and loads what it is asked to: each model gets a thread
+//! that answers the model's doorbell. When the daemon's end closes, the process ends at once,
+//! whatever its queues do.
+
+mod model;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::backend::hip::device::Device;
+use crate::backend::hip::module::Kernels;
+use crate::backend::hip::objects;
+use crate::backend::hip::sys::Hip;
+use crate::backend::remote::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, ToWorker, Wire};
+
+/// What all models of the worker share.
+struct Worker {
+    device: Device,
+    kernels: Kernels,
+    wire: Wire,
+    /// Loads under way that can be given up.
+    loads: Mutex<HashMap<u64, Arc<AtomicBool>>>,
+}
+
+impl Worker {
+    /// Tells the daemon something; if it is gone, so is the reason to go on.
+    fn say(&self, message: &FromWorker) {
+        if let Err(e) = self.wire.send(message, &[]) {
+            tracing::error!("the daemon does not listen: {e}");
+            end();
+        }
+    }
+
+    fn loads(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<AtomicBool>>> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the process now: an orderly exit would wait for a runtime that may hang.
+fn end() -> ! {
+    let _ = kill(Pid::this(), Signal::SIGKILL);
+    std::process::abort()
+}
+
+/// Runs the worker for device `index` of those the runtime shows, until the daemon's end of the
+/// socket closes.
+pub fn run(index: u32) -> Result<(), String> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"))?;
+    let wire = Wire::from_fd(stdin);
+    let (device, kernels) = match open(index) {
+        Ok(found) => found,
+        Err(reason) => {
+            let said = wire.send(&FromWorker::Unusable { reason }, &[]);
+            return said.map_err(|e| format!("standard input is no socket of the daemon: {e}"));
+        }
+    };
+    let (free, total) = device.memory().map_err(|e| e.to_string())?;
+    let info = DeviceInfo {
+        name: device.name.clone(),
+        arch: device.arch.clone(),
+        pci: device.pci.clone(),
+        total,
+        free,
+        compute_units: device.properties.compute_units,
+        library: device.hip().path().to_owned(),
+        runtime_version: device.runtime_version,
+        count: device.hip().device_count().unwrap_or(1),
+        visibility: device.visibility.clone(),
+    };
+    let worker = Arc::new(Worker { device, kernels, wire, loads: Mutex::new(HashMap::new()) });
+    worker.say(&FromWorker::Ready(info));
+    loop {
+        match worker.wire.receive::<ToWorker>() {
+            Ok(Some((ToWorker::Load(order), files))) => load(&worker, order, files),
+            Ok(Some((ToWorker::Cancel { id }, _))) => {
+                if let Some(cancelled) = worker.loads().get(&id) {
+                    cancelled.store(true, Ordering::Relaxed);
+                }
+            }
+            Ok(None) => end(),
+            Err(e) => {
+                tracing::error!("the daemon said what makes no sense: {e}");
+                end();
+            }
+        }
+    }
+}
+
+fn open(index: u32) -> Result<(Device, Kernels), String> {
+    let hip = Hip::find().map_err(|e| e.to_string())?;
+    let count = hip.device_count().map_err(|e| e.to_string())?;
+    if index >= count {
+        return Err(format!("{} shows {count} devices, device {index} is not among them", hip.path()));
+    }
+    let device = Device::open(hip, index).map_err(|e| e.to_string())?;
+    let Some(objects) = objects::of(&device.arch).map_err(|e| e.to_string())? else {
+        return Err(format!("{} has no kernels in this build ({})", device.arch, objects::describe()));
+    };
+    let kernels = Kernels::load(&device, &objects).map_err(|e| e.to_string())?;
+    Ok((device, kernels))
+}
+
+/// Starts a model's thread.
+fn load(worker: &Arc<Worker>, order: LoadOrder, files: Vec<File>) {
+    let (id, cancelled) = (order.id, Arc::new(AtomicBool::new(false)));
+    worker.loads().insert(id, Arc::clone(&cancelled));
+    let ours = Arc::clone(worker);
+    let name = format!("gpu {}", order.model);
+    let spawned = std::thread::Builder::new().name(name).spawn(move || model::run(&ours, &order, files, &cancelled));
+    if let Err(e) = spawned {
+        worker.loads().remove(&id);
+        worker.say(&FromWorker::Failed { id, why: LoadFailure::Device(format!("no thread for the model: {e}")) });
+    }
+}

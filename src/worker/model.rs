@@ -1,0 +1,129 @@
+//! One model in the worker: loaded, then whatever its doorbell asks for.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::Worker;
+use crate::backend::hip::{HipBackend, Options, StartError};
+use crate::backend::remote::mailbox::{Command, Mailbox};
+use crate::backend::remote::wire::{FromWorker, LoadFailure, LoadOrder};
+use crate::backend::{Backend, BackendError};
+use crate::base::limits::{LOAD_EVENT_INTERVAL, STEP_POLL};
+use crate::gguf::Gguf;
+use crate::model::{Model, PlanOptions};
+use crate::plan::batch::Batch;
+use crate::plan::cache::KvType;
+use crate::plan::op::CacheId;
+
+/// Loads the model, says how it went, and serves it until it is closed or the daemon is gone.
+pub(super) fn run(worker: &Worker, order: &LoadOrder, files: Vec<File>, cancelled: &AtomicBool) {
+    let id = order.id;
+    let loaded = load(worker, order, files, cancelled);
+    worker.loads().remove(&id);
+    match loaded {
+        Ok((backend, mailbox, bell)) => {
+            worker.say(&FromWorker::Loaded { id, device: backend.device() });
+            serve(backend, mailbox, bell);
+        }
+        Err(why) => worker.say(&FromWorker::Failed { id, why }),
+    }
+}
+
+fn load(
+    worker: &Worker,
+    order: &LoadOrder,
+    files: Vec<File>,
+    cancelled: &AtomicBool,
+) -> Result<(HipBackend, Mailbox, UnixStream), LoadFailure> {
+    let mut files = files.into_iter();
+    let (Some(memory), Some(bell)) = (files.next(), files.next()) else {
+        return Err(LoadFailure::Device("a load without its descriptors".to_owned()));
+    };
+    let mailbox = Mailbox::open(&memory, order.shape).map_err(|e| LoadFailure::Device(e.to_string()))?;
+    let invalid = |e: String| LoadFailure::Invalid(e);
+    let gguf =
+        Gguf::from_files(files.zip(order.files.iter().cloned()).collect()).map_err(|e| invalid(e.to_string()))?;
+    let model = Model::from_gguf(&gguf).map_err(|e| invalid(e.to_string()))?;
+    let kv_type = KvType::parse(&order.kv_type).ok_or_else(|| invalid(format!("caches of `{}`", order.kv_type)))?;
+    let plan = Arc::new(model.plan(&PlanOptions { kv_type }));
+    let shape = &order.shape;
+    if (plan.n_vocab, plan.caches.len()) != (shape.n_vocab, shape.groups) {
+        return Err(invalid("the file is another one than the daemon saw".to_owned()));
+    }
+    let options = Options {
+        max_tokens: shape.max_tokens,
+        max_outputs: shape.max_outputs,
+        max_spans: shape.max_spans,
+        table_entries: shape.table_entries,
+        ..Options::default()
+    };
+    let mut told = Instant::now();
+    let mut progress = |done, total| {
+        if told.elapsed() >= LOAD_EVENT_INTERVAL || done == total {
+            told = Instant::now();
+            worker.say(&FromWorker::Progress { id: order.id, done, total });
+        }
+        if cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let backend = HipBackend::new(&worker.device, &worker.kernels, plan, options, &mut progress);
+    let backend = backend.map_err(|e| match e {
+        StartError::Cancelled => LoadFailure::Cancelled,
+        StartError::Backend(BackendError::Unsupported(why)) => LoadFailure::Unsupported(why),
+        StartError::Backend(e @ BackendError::OutOfMemory { .. }) => LoadFailure::OutOfMemory(e.to_string()),
+        StartError::Backend(e) => LoadFailure::Device(e.to_string()),
+    })?;
+    if gguf.poisoned() {
+        return Err(LoadFailure::Device(BackendError::Poisoned.to_string()));
+    }
+    Ok((backend, mailbox, UnixStream::from(OwnedFd::from(bell))))
+}
+
+/// Answers the doorbell. A daemon that is gone is noticed by the main thread, which ends the
+/// process.
+fn serve(mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
+    let shape = *mailbox.shape();
+    let mut batch =
+        Batch::with_capacity(shape.max_tokens, shape.max_spans, shape.groups, shape.groups * shape.table_entries);
+    let mut byte = [0];
+    while bell.read(&mut byte).is_ok_and(|n| n == 1) {
+        let command = mailbox.command();
+        if command == Some(Command::Close) {
+            drop(backend);
+            mailbox.set_outcome(Ok(0));
+            let _ = bell.write_all(&byte);
+            return;
+        }
+        let outcome = match command {
+            Some(Command::Step) => step(&mut backend, &mut mailbox, &mut batch),
+            Some(Command::AddSlab { group }) => backend.add_slab(CacheId(group)),
+            Some(Command::RemoveSlab { group, first }) => {
+                backend.remove_slab(CacheId(group), first);
+                Ok(0)
+            }
+            Some(Command::Close) | None => Err(BackendError::Lost("a command that is not known".to_owned())),
+        };
+        mailbox.set_outcome(outcome.as_ref().map(|n| *n));
+        if bell.write_all(&byte).is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs the step in the mailbox; the result is its number of outputs. The daemon keeps the
+/// deadline, and ends this process when it is over.
+fn step(backend: &mut HipBackend, mailbox: &mut Mailbox, batch: &mut Batch) -> Result<u32, BackendError> {
+    mailbox.take(batch)?;
+    backend.submit(batch)?;
+    loop {
+        if let Some(output) = backend.poll(STEP_POLL)? {
+            mailbox.set_logits(output.logits);
+            return Ok(batch.outputs.len() as u32);
+        }
+    }
+}
