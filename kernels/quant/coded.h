@@ -1,0 +1,116 @@
+// What all formats with integer codes share. A format's header says how its blocks lie in memory:
+// it hands out *pieces* of 32 weights, the share of one lane in one step. A piece has GROUPS runs
+// of 32 / GROUPS consecutive weights with one scale and min each: w = scale * (code - OFFSET) - min.
+// Two pieces, 2t and 2t + 1, make up 64 weights (the GEMM's step in k), in an order of their own.
+//
+// A format F derives from Coded<F, ...> and has
+//   BLOCK, BYTES               weights and bytes of a block
+//   Piece load(row, p)         the loads of piece p of a row, and nothing else
+//   Codes codes(piece, p)      codes, scales and mins in registers
+//   at(p, g)                   the first weight of the piece's group g, counted from the row's start
+#pragma once
+#include "words.h"
+
+// How mins meet the activations, which carry s = d * (sum of codes) for each 32 of them.
+enum class Mins {
+  None,
+  Block,  // a group is one whole q8 block: min * s
+  Half,   // a group is half of a q8 block and both halves share the min: even pieces take it with s
+  Own,    // a group is a smaller part: its sum is made here
+};
+
+template <u32 GROUPS> struct CodesOf { u32 q[8]; float scale[GROUPS], min[GROUPS]; };
+template <u32 GROUPS> struct ActivationsOf { u32 q[8]; float d[GROUPS], s[GROUPS]; };
+
+// TOP bounds |code - OFFSET|. SIGNED codes are two's complement bytes.
+template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED = false> struct Coded {
+  static constexpr u32 PIECE = 32, RUN = 8 / GROUPS;  // weights of a piece; dwords of a group
+  using Codes = CodesOf<GROUPS>;
+  using Activations = ActivationsOf<GROUPS>;
+
+  // One activation row in q8.
+  struct Column { const i8* q; const f2* d; };
+  RF_DEV Column column(const void* xq, const f2* xd, u32 k, u32 c) {
+    return {(const i8*)xq + (u64)c * k, xd + (u64)c * (k / 32)};
+  }
+  RF_DEV u64 row_bytes(u32 k) { return (u64)(k / F::BLOCK) * F::BYTES; }
+
+  RF_DEV Activations activations(const Column& x, u32 p) {
+    Activations a;
+#pragma unroll
+    for (u32 g = 0; g < GROUPS; g++) {
+      const u32 at = F::at(p, g);
+      const auto w = words<RUN == 2 ? 8 : 16, RUN>((const u8*)x.q + at);
+      const f2 e = x.d[at / 32];
+#pragma unroll
+      for (u32 z = 0; z < RUN; z++) a.q[g * RUN + z] = w.v[z];
+      a.d[g] = e.x;
+      a.s[g] = MINS == Mins::Half && (p & 1) ? 0.f : e.y;
+    }
+    return a;
+  }
+
+  RF_DEV float dot(const Codes& w, const Activations& x) {
+    float total = 0.f;
+#pragma unroll
+    for (u32 g = 0; g < GROUPS; g++) {
+      i32 i = 0, ones = 0;
+#pragma unroll
+      for (u32 z = g * RUN; z < (g + 1) * RUN; z++) {
+        i = SIGNED ? dp4a((i32)w.q[z], (i32)x.q[z], i) : dp4a_us(w.q[z], (i32)x.q[z], i);
+        if (OFFSET) i = dp4a((i32)(0x01010101u * (0x100u - OFFSET & 0xff)), (i32)x.q[z], i);
+        if (MINS == Mins::Own) ones = dp4a(0x01010101, (i32)x.q[z], ones);
+      }
+      total += w.scale[g] * (x.d[g] * (float)i);
+      if (MINS == Mins::Block || MINS == Mins::Half) total -= w.min[g] * x.s[g];
+      if (MINS == Mins::Own) total -= w.min[g] * (x.d[g] * (float)ones);
+    }
+    return total;
+  }
+
+  // For the GEMM: the piece's weights times `factor` in f16, in the order of the codes. The factor
+  // keeps them inside f16's range; see gemm.h.
+  using Panel = typename F::Piece;
+  RF_DEV Panel panel(const u8* row, u32 p, u32 k) { return F::load(row, p < k / 32 ? p : k / 32 - 1); }
+  RF_DEV bool inside(u32 p, u32 k) { return p < k / 32; }
+  RF_DEV u32 panel_at(u32 p, u32 chunk) { return F::at(p, chunk * GROUPS / 4) + chunk % (4 / GROUPS) * 8; }
+  RF_DEV float bound(const Codes& w) {
+    float b = 0.f;
+#pragma unroll
+    for (u32 g = 0; g < GROUPS; g++)
+      b = rf_max(b, __builtin_fabsf(w.scale[g]) * (float)TOP + (MINS == Mins::None ? 0.f : __builtin_fabsf(w.min[g])));
+    return b;
+  }
+  RF_DEV Codes panel_values(const Panel& piece, u32 p) { return F::codes(piece, p); }
+  RF_DEV void halves(const Codes& w, float factor, h2 out[16]) {
+    const f16 zero = (f16)(float)(1024 + (SIGNED ? 128 : OFFSET));  // byte_pair gives 1024 + byte
+#pragma unroll
+    for (u32 z = 0; z < 8; z++) {
+      const u32 g = z / RUN, q = SIGNED ? w.q[z] ^ 0x80808080u : w.q[z];
+      const f16 s = (f16)(w.scale[g] * factor), m = (f16)(w.min[g] * factor);
+#pragma unroll
+      for (u32 i = 0; i < 2; i++) {
+        const h2 code = byte_pair(q, i) - h2{zero, zero};
+        out[2 * z + i] = MINS == Mins::None ? code * h2{s, s} : h2_fma(code, h2{s, s}, h2{-m, -m});
+      }
+    }
+  }
+
+  // Writes a row as f32, times `factor`, with threads `t` of `threads`.
+  RF_DEV void expand(const u8* row, float* out, u32 k, float factor, u32 t, u32 threads) {
+    for (u32 p = t; p < k / 32; p += threads) {
+      const Codes w = F::codes(F::load(row, p), p);
+#pragma unroll
+      for (u32 z = 0; z < 8; z++) {
+        const u32 g = z / RUN;
+        float* to = out + F::at(p, g) + z % RUN * 4;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+          const u32 byte = w.q[z] >> (8 * i) & 0xff;
+          const float code = SIGNED ? (float)(i8)byte : (float)((i32)byte - (i32)OFFSET);
+          to[i] = (MINS == Mins::None ? w.scale[g] * code : w.scale[g] * code - w.min[g]) * factor;
+        }
+      }
+    }
+  }
+};
