@@ -374,3 +374,18 @@ RF_DEV F16Scale f16_scale(float amax) {
   const bool zero = amax < Q8_LEAST;
   return {zero ? 0.f : amax * (1.f / 256.f), zero ? 0.f : 256.f * rf_rcp(amax)};
 }
+
+// -- K2 --
+
+// Bytes 2i and 2i + 1 of `q` as the f16 numbers 1024 + byte: 0x6400 is 1024, whose last place is 1.
+RF_DEV h2 byte_pair(u32 q, u32 i) {
+#if defined(__AMDGCN__)
+  return __builtin_bit_cast(h2, __builtin_amdgcn_perm(0x64646464u, q, i ? 0x04030402u : 0x04010400u));
+#else
+  const u32 b = q >> (16 * i);
+  return __builtin_bit_cast(h2, (b & 0xff) | (b & 0xff00) << 8 | 0x64006400u);
+#endif
+}
+RF_DEV h2 h2_fma(h2 a, h2 b, h2 c) { return __builtin_elementwise_fma(a, b, c); }
+RF_DEV f2 h2_to_f2(h2 v) { return __builtin_convertvector(v, f2); }
+RF_DEV h2 f2_to_h2(f2 v) { return __builtin_convertvector(v, h2); }

@@ -25,6 +25,7 @@ template <u32 GROUPS> struct ActivationsOf { u32 q[8]; float d[GROUPS], s[GROUPS
 // TOP bounds |code - OFFSET|. SIGNED codes are two's complement bytes.
 template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED = false> struct Coded {
   static constexpr u32 PIECE = 32, RUN = 8 / GROUPS;  // weights of a piece; dwords of a group
+  static constexpr bool TAIL = false;
   using Codes = CodesOf<GROUPS>;
   using Activations = ActivationsOf<GROUPS>;
 
@@ -58,7 +59,7 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
 #pragma unroll
       for (u32 z = g * RUN; z < (g + 1) * RUN; z++) {
         i = SIGNED ? dp4a((i32)w.q[z], (i32)x.q[z], i) : dp4a_us(w.q[z], (i32)x.q[z], i);
-        if (OFFSET) i = dp4a((i32)(0x01010101u * (0x100u - OFFSET & 0xff)), (i32)x.q[z], i);
+        if (OFFSET) i = dp4a((i32)(0x01010101u * ((0x100u - OFFSET) & 0xff)), (i32)x.q[z], i);
         if (MINS == Mins::Own) ones = dp4a(0x01010101, (i32)x.q[z], ones);
       }
       total += w.scale[g] * (x.d[g] * (float)i);
@@ -70,18 +71,15 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
 
   // For the GEMM: the piece's weights times `factor` in f16, in the order of the codes. The factor
   // keeps them inside f16's range; see gemm.h.
-  using Panel = typename F::Piece;
-  RF_DEV Panel panel(const u8* row, u32 p, u32 k) { return F::load(row, p < k / 32 ? p : k / 32 - 1); }
-  RF_DEV bool inside(u32 p, u32 k) { return p < k / 32; }
+  RF_DEV auto panel(const u8* row, u32 p, u32 k) { return F::load(row, p < k / 32 ? p : k / 32 - 1); }
   RF_DEV u32 panel_at(u32 p, u32 chunk) { return F::at(p, chunk * GROUPS / 4) + chunk % (4 / GROUPS) * 8; }
   RF_DEV float bound(const Codes& w) {
     float b = 0.f;
 #pragma unroll
     for (u32 g = 0; g < GROUPS; g++)
-      b = rf_max(b, __builtin_fabsf(w.scale[g]) * (float)TOP + (MINS == Mins::None ? 0.f : __builtin_fabsf(w.min[g])));
+      b = rf_max(b, rf_abs(w.scale[g]) * (float)TOP + (MINS == Mins::None ? 0.f : rf_abs(w.min[g])));
     return b;
   }
-  RF_DEV Codes panel_values(const Panel& piece, u32 p) { return F::codes(piece, p); }
   RF_DEV void halves(const Codes& w, float factor, h2 out[16]) {
     const f16 zero = (f16)(float)(1024 + (SIGNED ? 128 : OFFSET));  // byte_pair gives 1024 + byte
 #pragma unroll
