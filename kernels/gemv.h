@@ -5,7 +5,7 @@
 //
 // gemv_<format>.hip makes the kernels of one format.
 #pragma once
-#include "prelude.h"
+#include "quant/words.h"
 
 // Columns from n_cols on are read as the last valid one, and never stored.
 template <class F, u32 C> struct Columns {

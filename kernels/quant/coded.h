@@ -72,6 +72,11 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
   // For the GEMM: the piece's weights times `factor` in f16, in the order of the codes. The factor
   // keeps them inside f16's range; see gemm.h.
   RF_DEV auto panel(const u8* row, u32 p, u32 k) { return F::load(row, p < k / 32 ? p : k / 32 - 1); }
+  // Eight f16 activations from `at` on; zeros behind the end.
+  RF_DEV Words<16, 4> input(const f16* x, u32 at, u32 k) {
+    if (at < k) return words<16, 4>((const u8*)(x + at));
+    return {};
+  }
   RF_DEV u32 panel_at(u32 p, u32 chunk) { return F::at(p, chunk * GROUPS / 4) + chunk % (4 / GROUPS) * 8; }
   RF_DEV float bound(const Codes& w) {
     float b = 0.f;

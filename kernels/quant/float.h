@@ -57,6 +57,19 @@ template <class F, class T> struct Float {
     }
     return w;
   }
+  RF_DEV Words<16, 4> input(const f16* x, u32 at, u32 k) {
+    Words<16, 4> w = {};
+    if (at + 8 <= k) {
+      const auto v = words<2, 4>((const u8*)(x + at));
+#pragma unroll
+      for (u32 i = 0; i < 4; i++) w.v[i] = v.v[i];
+    } else {
+#pragma unroll
+      for (u32 i = 0; i < 8; i++)
+        if (at + i < k) w.v[i / 2] |= (u32)__builtin_bit_cast(u16, x[at + i]) << (16 * (i % 2));
+    }
+    return w;
+  }
   RF_DEV u32 panel_at(u32 p, u32 chunk) { return p * 32 + chunk * 8; }
   RF_DEV const Panel& codes(const Panel& w, u32) { return w; }
   RF_DEV float bound(const Panel& w) {
