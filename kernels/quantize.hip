@@ -1,13 +1,23 @@
 // Activations in the formats that products read: q8 (prelude.h) for gemv, rows of f16 for gemm, alone or
 // right after the RMS norm that most products follow. A block makes one row.
-#include "prelude.h"
+#include "quant/words.h"
 
 // Elements first .. first + 3 of a row of k, zeros behind its end. The row may start at any float.
 RF_DEV f4 four(const float* x, u32 first, u32 k) {
-  if (first + 4 <= k) return f4{x[first], x[first + 1], x[first + 2], x[first + 3]};
+  if (first + 4 <= k) {
+    const auto w = words<4, 4>((const u8*)(x + first));
+    return f4{from_bits(w.v[0]), from_bits(w.v[1]), from_bits(w.v[2]), from_bits(w.v[3])};
+  }
   f4 v = {0, 0, 0, 0};
-  for (u32 i = first; i < k; i++) v[i - first] = x[i];
+#pragma unroll
+  for (u32 j = 0; j < 4; j++)
+    if (first + j < k) v[j] = x[first + j];
   return v;
+}
+RF_DEV void put_four(float* x, u32 first, u32 k, f4 v) {
+#pragma unroll
+  for (u32 j = 0; j < 4; j++)
+    if (first + j < k) x[first + j] = v[j];
 }
 // Largest magnitude as bits, a NaN above all.
 RF_DEV u32 top_of(f4 v) {
@@ -68,7 +78,7 @@ RF_KERNEL RF_BOUNDS(256) void norm_rms_q8(const float* x, const float* w, float*
   row_q8(
       [=](u32 i) {
         const f4 v = four(from, i, k) * f * four(w, i, k);
-        if (to) to[i] = v[0], to[i + 1] = v[1], to[i + 2] = v[2], to[i + 3] = v[3];
+        if (to) put_four(to, i, k, v);
         return v;
       },
       xq + row * k, xd + row * (k / 32), k);
@@ -93,8 +103,7 @@ RF_KERNEL RF_BOUNDS(256) void norm_rms_f16(const float* x, const float* w, float
   row_f16(
       [=](u32 i) {
         const f4 v = four(from, i, k) * f * four(w, i, k);
-        if (to)
-          for (u32 j = 0; j < 4 && i + j < k; j++) to[i + j] = v[j];
+        if (to) put_four(to, i, k, v);
         return v;
       },
       s, xh + row * k, xs + row, k);

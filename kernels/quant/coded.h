@@ -34,6 +34,7 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
   RF_DEV Column column(const void* xq, const f2* xd, u32 k, u32 c) {
     return {(const i8*)xq + (u64)c * k, xd + (u64)c * (k / 32)};
   }
+  RF_DEV Column ahead(const Column& x, u32 pieces) { return {x.q + pieces * 32, x.d + pieces}; }
   RF_DEV u64 row_bytes(u32 k) { return (u64)(k / F::BLOCK) * F::BYTES; }
 
   RF_DEV Activations activations(const Column& x, u32 p) {

@@ -5,7 +5,7 @@
 #include "words.h"
 
 template <class F, class T> struct Float {
-  static constexpr u32 PIECE = 8, WORDS = 2 * sizeof(T);  // dwords of a piece
+  static constexpr u32 PIECE = 8, BLOCK = PIECE, BYTES = 8 * sizeof(T), WORDS = BYTES / 4;
   static constexpr bool TAIL = true;
   struct Codes { float v[8]; };
   using Activations = Codes;
@@ -14,6 +14,7 @@ template <class F, class T> struct Float {
   // One activation row, in f32.
   struct Column { const float* x; };
   RF_DEV Column column(const void* x, const f2*, u32 k, u32 c) { return {(const float*)x + (u64)c * k}; }
+  RF_DEV Column ahead(const Column& x, u32 pieces) { return {x.x + pieces * 8}; }
   RF_DEV u64 row_bytes(u32 k) { return (u64)k * sizeof(T); }
   RF_DEV float at_index(const u8* row, u32 i) { return F::value(((const T*)row)[i]); }
 

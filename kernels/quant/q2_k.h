@@ -12,9 +12,9 @@ struct Q2_K : Coded<Q2_K, 4, Mins::Own, 3> {
   struct Piece { Words<4, 2> h, q; u32 dm; };
   RF_DEV u32 at(u32 p, u32 g) { return (p >> 2) * 128 + g * 32 + (p & 3) * 8; }
   RF_DEV Piece load(const u8* row, u32 p) {
-    const u8* b = row + (p >> 3) * BYTES;
-    const u32 half = p >> 2 & 1;
-    return {words<4, 2>(b + half * 8), words<4, 2>(b + 16 + half * 32 + (p & 3) * 8), *(const u32*)(b + 80)};
+    const u32 at = (p >> 3) * BYTES, half = p >> 2 & 1;
+    return {words<4, 2>(row + (at + half * 8)), words<4, 2>(row + (at + half * 32 + (p & 3) * 8) + 16),
+            *(const u32*)(row + at + 80)};
   }
   RF_DEV Codes codes(const Piece& w, u32 p) {
     Codes c;

@@ -12,10 +12,9 @@ struct Q3_K : Coded<Q3_K, 4, Mins::None, 4, 4> {
   struct Piece { Words<2, 2> high, q; Words<2, 3> scales; u16 d; };
   RF_DEV u32 at(u32 p, u32 g) { return (p >> 2) * 128 + g * 32 + (p & 3) * 8; }
   RF_DEV Piece load(const u8* row, u32 p) {
-    const u8* b = row + (p >> 3) * BYTES;
-    const u32 half = p >> 2 & 1, word = p & 3;
-    return {words<2, 2>(b + word * 8), words<2, 2>(b + 32 + half * 32 + word * 8), words<2, 3>(b + 96),
-            *(const u16*)(b + 108)};
+    const u32 at = (p >> 3) * BYTES, half = p >> 2 & 1, word = p & 3;
+    return {words<2, 2>(row + (at + word * 8)), words<2, 2>(row + (at + half * 32 + word * 8) + 32),
+            words<2, 3>(row + at + 96), *(const u16*)(row + at + 108)};
   }
   RF_DEV Codes codes(const Piece& w, u32 p) {
     Codes c;

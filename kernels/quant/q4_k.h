@@ -10,9 +10,10 @@
 // 2j + 1: those below 4 are the low six bits of bytes i and i + 4 of the 12; the others have their low
 // nibbles in byte i + 4 and their upper two bits on top of bytes i - 4 and i.
 RF_DEV void k_scales(const Words<16, 4>& h, u32 j, float scale[2], float min[2]) {
-  const u32 shift = 16 * (j & 1), a = h.v[1] >> shift, b = h.v[2] >> shift, c = h.v[3] >> shift;
-  const u32 sc = j < 2 ? a & 0x3f3f : (c & 0x0f0f) | (a >> 2 & 0x3030);
-  const u32 mn = j < 2 ? b & 0x3f3f : (c >> 4 & 0x0f0f) | (b >> 2 & 0x3030);
+  const u32 shift = 16 * (j & 1), up = j & 2;
+  const u32 a = h.v[1] >> shift, b = h.v[2] >> shift, c = h.v[3] >> shift;
+  const u32 sc = ((up ? c : a) & 0x0f0f) | (a >> up & 0x3030);
+  const u32 mn = ((up ? c >> 4 : b) & 0x0f0f) | (b >> up & 0x3030);
   const float d = low_half(h.v[0]), dmin = high_half(h.v[0]);
 #pragma unroll
   for (u32 g = 0; g < 2; g++) scale[g] = d * byte_of(sc, g), min[g] = dmin * byte_of(mn, g);
@@ -23,8 +24,8 @@ struct Q4_K : Coded<Q4_K, 2, Mins::Half, 15> {
   struct Piece { Words<16, 4> h, q; };
   RF_DEV u32 at(u32 p, u32 g) { return (p >> 1) * 64 + g * 32 + (p & 1) * 16; }
   RF_DEV Piece load(const u8* row, u32 p) {
-    const u8* b = row + (p >> 3) * BYTES;
-    return {words<16, 4>(b), words<16, 4>(b + 16 + (p & 7) * 16)};
+    const u32 at = (p >> 3) * BYTES;
+    return {words<16, 4>(row + at), words<16, 4>(row + (at + (p & 7) * 16) + 16)};
   }
   RF_DEV Codes codes(const Piece& w, u32 p) {
     Codes c;

@@ -11,8 +11,9 @@ struct Q5_K : Coded<Q5_K, 2, Mins::Half, 31> {
   struct Piece { Words<16, 4> h, high, q; };
   RF_DEV u32 at(u32 p, u32 g) { return Q4_K::at(p, g); }
   RF_DEV Piece load(const u8* row, u32 p) {
-    const u8* b = row + (p >> 3) * BYTES;
-    return {words<16, 4>(b), words<16, 4>(b + 16 + (p & 1) * 16), words<16, 4>(b + 48 + (p & 7) * 16)};
+    const u32 at = (p >> 3) * BYTES;
+    return {words<16, 4>(row + at), words<16, 4>(row + (at + (p & 1) * 16) + 16),
+            words<16, 4>(row + (at + (p & 7) * 16) + 48)};
   }
   RF_DEV Codes codes(const Piece& w, u32 p) {
     Codes c;

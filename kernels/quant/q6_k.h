@@ -12,11 +12,10 @@ struct Q6_K : Coded<Q6_K, 2, Mins::None, 32, 32> {
   struct Piece { Words<2, 4> q, high; i8 scale[2]; u16 d; };
   RF_DEV u32 at(u32 p, u32 g) { return (p >> 2) * 128 + g * 64 + (p & 3) * 16; }
   RF_DEV Piece load(const u8* row, u32 p) {
-    const u8* b = row + (p >> 3) * BYTES;
-    const u32 half = p >> 2 & 1, word = p & 3;
-    const i8* scale = (const i8*)b + 192 + half * 8 + word;
-    return {words<2, 4>(b + half * 64 + word * 16), words<2, 4>(b + 128 + half * 32 + (word & 1) * 16),
-            {scale[0], scale[4]}, *(const u16*)(b + 208)};
+    const u32 at = (p >> 3) * BYTES, half = p >> 2 & 1, word = p & 3;
+    const i8* scale = (const i8*)row + (at + half * 8 + word) + 192;
+    return {words<2, 4>(row + (at + half * 64 + word * 16)), words<2, 4>(row + (at + half * 32 + (word & 1) * 16) + 128),
+            {scale[0], scale[4]}, *(const u16*)(row + at + 208)};
   }
   RF_DEV Codes codes(const Piece& w, u32 p) {
     Codes c;
