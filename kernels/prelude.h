@@ -177,6 +177,9 @@ RF_DEV float rounded(float x) {
   return x;
 }
 
+// A pointer from an address that came as a number. That it is not LDS the compiler must be told.
+template <class T> RF_DEV T* global_at(u64 address) { return (T*)(__attribute__((address_space(1))) T*)address; }
+
 // ---- Packed dots -----------------------------------------------------------------------------
 
 RF_DEV float dot2(h2 a, h2 b, float c) { return __builtin_amdgcn_fdot2(a, b, c, false); }
@@ -315,6 +318,15 @@ RF_DEV float rf_silu(float x) { return x * rf_rcp(1.f + rf_exp(-x)); }
 RF_DEV float rf_gelu(float x) {
   const float u = rf_fma(0.044715f * x * x, x, x);
   return x * rf_rcp(1.f + rf_exp(-1.5957691216f * u));
+}
+
+// f(i) for this thread's elements of n, four of them and 256 apart: blocks of 256, grid
+// (n / 1024, rounded up).
+template <class F> RF_DEV void each_element(u32 n, F f) {
+  const u32 first = bid_x() * 1024 + tid_x();
+#pragma unroll
+  for (u32 j = 0; j < 4; j++)
+    if (first + j * 256 < n) f(first + j * 256);
 }
 
 // The sum over a block of 32 * TEAMS threads, in all of them; `scratch` has TEAMS elements that
