@@ -19,6 +19,14 @@
 #define GEMM_STEP 64
 #define GEMM_LINE 9  // a line of LDS, in 16 bytes: a step of one row in f16, and 16 that spread the banks
 
+// Products of how many tiles in k are mixed: all would take registers that more waves put to better use. The
+// target without a matrix unit is the other way round.
+#if defined(TILE_COLS)
+#define GEMM_UNROLL 4
+#else
+#define GEMM_UNROLL 2
+#endif
+
 // What a row's weights are multiplied with, such that `top`, its largest, comes to lie in [8, 16).
 RF_DEV float gemm_factor(float top) {
   const u32 exponent = bits(top) >> 23;
@@ -102,7 +110,7 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
         if (r != 1.f) acc[0][b][i] *= r, acc[1][b][i] *= r;
       }
     const f16 *wh = (const f16*)weights, *ih = (const f16*)inputs;
-#pragma unroll
+#pragma unroll GEMM_UNROLL
     for (u32 z = 0; z < GEMM_STEP / 16; z++) {
       TileB tile[TILES];
 #pragma unroll

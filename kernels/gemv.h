@@ -25,6 +25,7 @@ template <class F, u32 C> RF_DEV Columns<F, C> gemv_columns(const void* x, const
 // is used, so that one wait covers them. STEP is whole blocks, so pieces differ by constant distances alone.
 template <class F, u32 C, u32 R, u32 STEP, u32 DEPTH>
 RF_DEV void gemv_pieces(const u8* const (&row)[R], const Columns<F, C>& x, u32 p, float (&acc)[R][C]) {
+  constexpr bool CENTRED = F::CENTRED && C > 2;
   typename F::Piece piece[DEPTH][R];
 #pragma unroll
   for (u32 d = 0; d < DEPTH; d++)
@@ -34,12 +35,15 @@ RF_DEV void gemv_pieces(const u8* const (&row)[R], const Columns<F, C>& x, u32 p
   for (u32 d = 0; d < DEPTH; d++) {
     typename F::Codes w[R];
 #pragma unroll
-    for (u32 r = 0; r < R; r++) w[r] = F::codes(piece[d][r], p);
+    for (u32 r = 0; r < R; r++) {
+      w[r] = F::codes(piece[d][r], p);
+      if constexpr (CENTRED) w[r] = F::centred(w[r]);
+    }
 #pragma unroll
     for (u32 c = 0; c < C; c++) {
       const typename F::Activations a = F::activations(F::ahead(x.at[c], d * STEP), p);
 #pragma unroll
-      for (u32 r = 0; r < R; r++) acc[r][c] += F::dot(w[r], a);
+      for (u32 r = 0; r < R; r++) acc[r][c] += F::template dot<CENTRED>(w[r], a);
     }
   }
 }

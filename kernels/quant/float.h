@@ -36,7 +36,8 @@ template <class F, class T> struct Float {
     for (u32 i = 0; i < 8; i++) a.v[i] = from_bits(w.v[i]);
     return a;
   }
-  RF_DEV float dot(const Codes& w, const Activations& x) {
+  static constexpr bool CENTRED = false;
+  template <bool> RF_DEV float dot(const Codes& w, const Activations& x) {
     float total = 0.f;
 #pragma unroll
     for (u32 i = 0; i < 8; i++) total = rf_fma(w.v[i], x.v[i], total);
