@@ -147,6 +147,6 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
 #define GEMM_FORMAT(fmt, F)                                                                                        \
   RF_KERNEL RF_BOUNDS(256) void gemm_##fmt(const u8* w, float* y, const float* b, const float* r, u32 n, u32 k,    \
                                            const f16* xh, const float* xs, u32 n_cols) {                           \
-    gemm<F>(w, y, b, r, n, k, xh, xs, n_cols);                                                                     \
+    gemm<F::Narrow>(w, y, b, r, n, k, xh, xs, n_cols);                                                                     \
   }                                                                                                                \
   RF_REGISTER(gemm_##fmt)

@@ -7,7 +7,7 @@
 #pragma once
 #include "quant/words.h"
 #ifndef GEMV_DEPTH
-#define GEMV_DEPTH(n) (n == 1 ? 4 : n == 2 ? 2 : 1)
+#define GEMV_DEPTH(n) (n == 1 ? 2 : 1)
 #endif
 
 // Columns from n_cols on are read as the last valid one, and never stored.
@@ -156,11 +156,11 @@ RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const
   }
 }
 
-#define GEMV_KERNEL(fmt, F, C, suffix, run)                                                                          \
+#define GEMV_KERNEL(fmt, C, suffix, ...)                                                                          \
   RF_KERNEL RF_BOUNDS(128) void gemv_##fmt##_c##C##suffix(                                                           \
       const u8* w0, const u8* w1, const u8* w2, float* y0, float* y1, float* y2, const float* b0, const float* b1,   \
       const float* b2, const float* r0, u32 n0, u32 n1, u32 n2, u32 k, const void* xq, const f2* xd, u32 n_cols) {   \
-    run<F, C>(GemvArgs{w0, w1, w2, y0, y1, y2, b0, b1, b2, r0, n0, n1, n2, k, xq, xd, n_cols});                      \
+    __VA_ARGS__(GemvArgs{w0, w1, w2, y0, y1, y2, b0, b1, b2, r0, n0, n1, n2, k, xq, xd, n_cols});                      \
   }                                                                                                                  \
   RF_REGISTER(gemv_##fmt##_c##C##suffix)
 #define GEMV_GLU_KERNEL(fmt, F, C)                                                                                   \
@@ -170,8 +170,8 @@ RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const
   }                                                                                                                  \
   RF_REGISTER(gemv_glu_##fmt##_c##C)
 #define GEMV_COLUMNS(fmt, F, C)       \
-  GEMV_KERNEL(fmt, F, C, , gemv)      \
-  GEMV_KERNEL(fmt, F, C, _k4, gemv_k4) \
+  GEMV_KERNEL(fmt, C, , gemv<F, C>)      \
+  GEMV_KERNEL(fmt, C, _k4, gemv_k4<F::Narrow, C>) \
   GEMV_GLU_KERNEL(fmt, F, C)
 #define GEMV_FORMAT(fmt, F) \
   GEMV_COLUMNS(fmt, F, 1) GEMV_COLUMNS(fmt, F, 2) GEMV_COLUMNS(fmt, F, 4) GEMV_COLUMNS(fmt, F, 8)

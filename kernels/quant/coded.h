@@ -1,12 +1,14 @@
 // What all formats with integer codes share. A format's header says how its blocks lie in memory:
-// it hands out *pieces* of 32 weights, the share of one lane in one step. A piece has GROUPS runs
-// of 32 / GROUPS consecutive weights with one scale and min each: w = scale * (code - OFFSET) - min.
-// Two pieces, 2t and 2t + 1, make up 64 weights (the GEMM's step in k), in an order of their own.
+// it hands out *pieces* of 4 * WORDS weights, the share of one lane in one step. A piece has GROUPS runs
+// of consecutive weights with one scale and min each: w = scale * (code - OFFSET) - min.
+// Narrow pieces, the default, have 32 weights; two of them, 2t and 2t + 1, make up 64 weights (the
+// GEMM's step in k), in an order of their own.
 //
 // A format F derives from Coded<F, ...> and has
 //   BLOCK, BYTES               weights and bytes of a block
 //   Piece load(row, p)         the loads of piece p of a row, and nothing else
 //   Codes codes(piece, p)      codes, scales and mins in registers
+//   Narrow                     itself, or the same format in pieces of 32 weights
 //   at(p, g)                   the first weight of the piece's group g, counted from the row's start
 #pragma once
 #include "words.h"
@@ -19,22 +21,22 @@ enum class Mins {
   Own,    // a group is a smaller part: its sum is made here
 };
 
-template <u32 GROUPS> struct CodesOf { u32 q[8]; float scale[GROUPS], min[GROUPS]; };
-template <u32 GROUPS> struct ActivationsOf { u32 q[8]; float d[GROUPS], s[GROUPS]; };
+template <u32 WORDS, u32 GROUPS> struct CodesOf { u32 q[WORDS]; float scale[GROUPS], min[GROUPS]; };
+template <u32 WORDS, u32 GROUPS> struct ActivationsOf { u32 q[WORDS]; float d[GROUPS], s[GROUPS]; };
 
 // TOP bounds |code - OFFSET|. SIGNED codes are two's complement bytes.
-template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED = false> struct Coded {
-  static constexpr u32 PIECE = 32, RUN = 8 / GROUPS;  // weights of a piece; dwords of a group
+template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED = false, u32 WORDS = 8> struct Coded {
+  static constexpr u32 PIECE = 4 * WORDS, RUN = WORDS / GROUPS;  // weights of a piece; words of a group
   static constexpr bool TAIL = false;
-  using Codes = CodesOf<GROUPS>;
-  using Activations = ActivationsOf<GROUPS>;
+  using Codes = CodesOf<WORDS, GROUPS>;
+  using Activations = ActivationsOf<WORDS, GROUPS>;
 
   // One activation row in q8.
   struct Column { const i8* q; const f2* d; };
   RF_DEV Column column(const void* xq, const f2* xd, u32 k, u32 c) {
     return {(const i8*)xq + (u64)c * k, xd + (u64)c * (k / 32)};
   }
-  RF_DEV Column ahead(const Column& x, u32 pieces) { return {x.q + pieces * 32, x.d + pieces}; }
+  RF_DEV Column ahead(const Column& x, u32 pieces) { return {x.q + pieces * PIECE, x.d + pieces * (PIECE / 32)}; }
   RF_DEV u64 row_bytes(u32 k) { return (u64)(k / F::BLOCK) * F::BYTES; }
 
   RF_DEV Activations activations(const Column& x, u32 p) {
@@ -62,7 +64,7 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
   static constexpr bool CENTRED = OFFSET != 0;
   RF_DEV Codes centred(Codes w) {
 #pragma unroll
-    for (u32 z = 0; z < 8; z++) w.q[z] = ((w.q[z] | 0x80808080u) - 0x01010101u * OFFSET) ^ 0x80808080u;
+    for (u32 z = 0; z < WORDS; z++) w.q[z] = ((w.q[z] | 0x80808080u) - 0x01010101u * OFFSET) ^ 0x80808080u;
     return w;
   }
   // DONE: the codes are centred.
@@ -82,7 +84,7 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
     return total;
   }
 
-  // For the GEMM: the piece's weights times `factor` in f16, in the order of the codes. The factor
+  // For the GEMM, of narrow pieces: the weights times `factor` in f16, in the order of the codes. The factor
   // keeps them inside f16's range; see gemm.h.
   RF_DEV auto panel(const u8* row, u32 p, u32 k) { return F::load(row, p < k / 32 ? p : k / 32 - 1); }
   // Eight f16 activations from `at` on; zeros behind the end.
@@ -114,10 +116,10 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
 
   // Writes a row as f32, times `factor`, with threads `t` of `threads`.
   RF_DEV void expand(const u8* row, float* out, u32 k, float factor, u32 t, u32 threads) {
-    for (u32 p = t; p < k / 32; p += threads) {
+    for (u32 p = t; p < k / PIECE; p += threads) {
       const Codes w = F::codes(F::load(row, p), p);
 #pragma unroll
-      for (u32 z = 0; z < 8; z++) {
+      for (u32 z = 0; z < WORDS; z++) {
         const u32 g = z / RUN;
         float* to = out + F::at(p, g) + z % RUN * 4;
 #pragma unroll

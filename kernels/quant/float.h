@@ -7,6 +7,7 @@
 template <class F, class T> struct Float {
   static constexpr u32 PIECE = 8, BLOCK = PIECE, BYTES = 8 * sizeof(T), WORDS = BYTES / 4;
   static constexpr bool TAIL = true;
+  using Narrow = F;
   struct Codes { float v[8]; };
   using Activations = Codes;
   using Piece = Words<sizeof(T), WORDS>;

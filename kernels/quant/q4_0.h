@@ -4,6 +4,7 @@
 #include "coded.h"
 
 struct Q4_0 : Coded<Q4_0, 1, Mins::Block, 15> {
+  using Narrow = Q4_0;
   static constexpr u32 BLOCK = 32, BYTES = 18;
   struct Piece { Words<2, 4> q; u16 d; };
   RF_DEV u32 at(u32 p, u32) { return p * 32; }

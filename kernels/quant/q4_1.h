@@ -4,6 +4,7 @@
 #include "coded.h"
 
 struct Q4_1 : Coded<Q4_1, 1, Mins::Block, 15> {
+  using Narrow = Q4_1;
   static constexpr u32 BLOCK = 32, BYTES = 20;
   struct Piece { Words<4, 4> q; u32 dm; };
   RF_DEV u32 at(u32 p, u32) { return p * 32; }

@@ -20,6 +20,7 @@ RF_DEV void k_scales(const Words<16, 4>& h, u32 j, float scale[2], float min[2])
 }
 
 struct Q4_K : Coded<Q4_K, 2, Mins::Half, 15> {
+  using Narrow = Q4_K;
   static constexpr u32 BLOCK = 256, BYTES = 144;
   struct Piece { Words<16, 4> h, q; };
   RF_DEV u32 at(u32 p, u32 g) { return (p >> 1) * 64 + g * 32 + (p & 1) * 16; }

@@ -5,6 +5,7 @@
 #include "coded.h"
 
 struct Q5_0 : Coded<Q5_0, 1, Mins::Block, 31> {
+  using Narrow = Q5_0;
   static constexpr u32 BLOCK = 32, BYTES = 22;
   struct Piece { Words<2, 5> q; u16 d; };  // the fifth bits, then the nibbles
   RF_DEV u32 at(u32 p, u32) { return p * 32; }

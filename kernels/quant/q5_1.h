@@ -5,6 +5,7 @@
 #include "coded.h"
 
 struct Q5_1 : Coded<Q5_1, 1, Mins::Block, 31> {
+  using Narrow = Q5_1;
   static constexpr u32 BLOCK = 32, BYTES = 24;
   struct Piece { Words<8, 2> h; Words<8, 4> q; };
   RF_DEV u32 at(u32 p, u32) { return p * 32; }

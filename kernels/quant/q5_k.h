@@ -7,6 +7,7 @@
 #include "q4_k.h"
 
 struct Q5_K : Coded<Q5_K, 2, Mins::Half, 31> {
+  using Narrow = Q5_K;
   static constexpr u32 BLOCK = 256, BYTES = 176;
   struct Piece { Words<16, 4> h, high, q; };
   RF_DEV u32 at(u32 p, u32 g) { return Q4_K::at(p, g); }

@@ -8,6 +8,7 @@
 #include "coded.h"
 
 struct Q6_K : Coded<Q6_K, 2, Mins::None, 32, 32> {
+  using Narrow = Q6_K;
   static constexpr u32 BLOCK = 256, BYTES = 210;
   struct Piece { Words<2, 4> q, high; i8 scale[2]; u16 d; };
   RF_DEV u32 at(u32 p, u32 g) { return (p >> 2) * 128 + g * 64 + (p & 3) * 16; }

@@ -4,6 +4,7 @@
 #include "coded.h"
 
 struct Q8_0 : Coded<Q8_0, 1, Mins::None, 128, 0, true> {
+  using Narrow = Q8_0;
   static constexpr u32 BLOCK = 32, BYTES = 34;
   struct Piece { Words<2, 8> q; u16 d; };
   RF_DEV u32 at(u32 p, u32) { return p * 32; }
