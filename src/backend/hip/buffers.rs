@@ -167,10 +167,14 @@ mod tests {
         let slots = Slots::new(&plan).slots;
         let rows = |r| if r == Rows::Tokens { 20 } else { 4 };
         let mut places = Places::default();
-        slots.iter().for_each(|s| { places.add((4 * s.width * rows(s.rows)) as u64)); };
+        for s in &slots {
+            places.add((4 * s.width * rows(s.rows)) as u64);
+        }
         // All weights are F32: nothing is quantized, but each absent array has an address.
         let parts = 64 * 2 * (64 + 2) * 4;
-        [0, 0, 0, 4 * 20, parts, inputs.bytes() as u64].into_iter().for_each(|bytes| { places.add(bytes)); };
+        for bytes in [0, 0, 0, 4 * 20, parts, inputs.bytes() as u64] {
+            places.add(bytes);
+        }
         assert_eq!(layout.bytes(), places.bytes());
     }
 }

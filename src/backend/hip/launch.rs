@@ -130,11 +130,7 @@ mod tests {
         let arg = |offset, bytes, kind| ArgInfo { offset, bytes, kind };
         KernelInfo {
             name: "scale_rows".to_owned(),
-            args: vec![
-                arg(0, 8, ArgKind::Pointer),
-                arg(8, 4, ArgKind::Value),
-                arg(12, 4, ArgKind::Value),
-            ],
+            args: vec![arg(0, 8, ArgKind::Pointer), arg(8, 4, ArgKind::Value), arg(12, 4, ArgKind::Value)],
             kernarg_bytes: 16,
             max_block: 256,
             lds_bytes: 0,
