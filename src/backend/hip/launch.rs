@@ -29,14 +29,12 @@ pub enum BadLaunch {
         given: usize,
     },
     /// An argument is of another kind or size.
-    #[error("argument {index} ({name}) of kernel {kernel} is a {takes}, not a {given}")]
+    #[error("argument {index} of kernel {kernel} is a {takes}, not a {given}")]
     Argument {
         /// The kernel.
         kernel: String,
         /// Which, from 0.
         index: usize,
-        /// Its name in the source.
-        name: String,
         /// What it is.
         takes: String,
         /// What it was to be.
@@ -97,8 +95,8 @@ pub fn pack(kernel: &KernelInfo, block: u32, values: &[Value], out: &mut Vec<u8>
                 ArgKind::Hidden => "hidden argument",
             };
             let takes = format!("{kind} of {} bytes", arg.bytes);
-            let (kernel, name) = (kernel.name.clone(), arg.name.clone());
-            return Err(BadLaunch::Argument { kernel, index, name, takes, given });
+            let kernel = kernel.name.clone();
+            return Err(BadLaunch::Argument { kernel, index, takes, given });
         }
         let to = arg.offset.checked_add(size).filter(|end| *end <= bytes && arg.offset % size == 0);
         if to.is_none() {
@@ -129,14 +127,10 @@ mod tests {
     use super::*;
 
     fn kernel() -> KernelInfo {
-        let arg = |name: &str, offset, bytes, kind| ArgInfo { name: name.to_owned(), offset, bytes, kind };
+        let arg = |offset, bytes, kind| ArgInfo { offset, bytes, kind };
         KernelInfo {
             name: "scale_rows".to_owned(),
-            args: vec![
-                arg("x", 0, 8, ArgKind::Pointer),
-                arg("factor", 8, 4, ArgKind::Value),
-                arg("n", 12, 4, ArgKind::Value),
-            ],
+            args: vec![arg(0, 8, ArgKind::Pointer), arg(8, 4, ArgKind::Value), arg(12, 4, ArgKind::Value)],
             kernarg_bytes: 16,
             max_block: 256,
             lds_bytes: 0,
@@ -171,7 +165,7 @@ mod tests {
         assert!(says(&|_| {}, 256, &GOOD[..2]).contains("takes 3 arguments, not 2"));
         assert!(says(&|_| {}, 257, &GOOD).contains("up to 256 threads, not 257"));
         let swapped = [GOOD[0], GOOD[0], GOOD[2]];
-        assert!(says(&|_| {}, 1, &swapped).contains("argument 1 (factor) of kernel scale_rows is a value of 4 bytes"));
+        assert!(says(&|_| {}, 1, &swapped).contains("argument 1 of kernel scale_rows is a value of 4 bytes"));
         assert!(says(&|k| k.args[2].offset = 16, 1, &GOOD).contains("argument 2 of kernel scale_rows lies outside"));
         assert!(says(&|k| k.args[1].offset = 9, 1, &GOOD).contains("argument 1"));
         assert!(says(&|k| k.args[2].kind = ArgKind::Hidden, 1, &GOOD).contains("hidden argument of 4 bytes"));

@@ -63,8 +63,6 @@ pub enum ArgKind {
 /// An argument of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArgInfo {
-    /// Its name, if the compiler kept it.
-    pub name: String,
     /// Bytes from the start of the arguments.
     pub offset: u32,
     /// Its size in bytes.
@@ -129,8 +127,7 @@ fn arg(map: &Map<'_>) -> Result<ArgInfo, BadObject> {
         "global_buffer" => ArgKind::Pointer,
         _ => ArgKind::Hidden,
     };
-    let name = if map.get(".name").is_some() { text(map, ".name")?.to_owned() } else { String::new() };
-    Ok(ArgInfo { name, offset: number(map, ".offset")?, bytes: number(map, ".size")?, kind })
+    Ok(ArgInfo { offset: number(map, ".offset")?, bytes: number(map, ".size")?, kind })
 }
 
 fn text<'a>(map: &Map<'a>, key: &str) -> Result<&'a str, BadObject> {

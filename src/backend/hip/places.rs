@@ -38,16 +38,18 @@ impl Places {
 
     /// A place for `bytes` bytes.
     pub fn add(&mut self, bytes: u64) -> Place {
-        let room = aligned(bytes);
+        // A place of no bytes takes one, so that each has an address of its own.
+        let room = bytes.max(1);
+        let chunk = self.chunks.len();
         match self.chunks.last_mut() {
-            Some(used) if *used + room <= self.limit => {
-                let offset = *used;
-                *used += room;
-                Place { chunk: self.chunks.len() - 1, offset, bytes }
+            Some(end) if end.next_multiple_of(ALIGNMENT) + room <= self.limit => {
+                let offset = end.next_multiple_of(ALIGNMENT);
+                *end = offset + room;
+                Place { chunk: chunk - 1, offset, bytes }
             }
             _ => {
                 self.chunks.push(room);
-                Place { chunk: self.chunks.len() - 1, offset: 0, bytes }
+                Place { chunk, offset: 0, bytes }
             }
         }
     }
@@ -61,12 +63,6 @@ impl Places {
     pub fn bytes(&self) -> u64 {
         self.chunks.iter().sum()
     }
-}
-
-/// `bytes` rounded up to [`ALIGNMENT`]; a place of no bytes takes some too, so that each has an
-/// address of its own.
-fn aligned(bytes: u64) -> u64 {
-    bytes.max(1).next_multiple_of(ALIGNMENT)
 }
 
 #[cfg(test)]
@@ -88,7 +84,11 @@ mod tests {
                     prop_assert!(a.chunk != b.chunk || (apart && a.offset != b.offset));
                 }
             }
-            prop_assert_eq!(places.bytes(), sizes.iter().map(|&s| aligned(s)).sum::<u64>());
+            // No chunk is longer than what is in it.
+            for (i, &bytes) in places.chunks().iter().enumerate() {
+                let ends = all.iter().filter(|p| p.chunk == i).map(|p| p.offset + p.bytes.max(1));
+                prop_assert_eq!(Some(bytes), ends.max());
+            }
             // Only a place that is larger by itself makes a chunk larger than the limit.
             for (i, &bytes) in places.chunks().iter().enumerate() {
                 prop_assert!(bytes <= limit || all.iter().filter(|p| p.chunk == i).count() == 1);

@@ -145,7 +145,7 @@ fn what_others_read_is_not_fused_away() {
     let mut p = plan(GgmlType::Q4_0);
     p.buffers.push(Buffer { name: "product", width: 64, rows: Rows::Outputs });
     p.ops[11] = Op::Glu { gate: BufId(8), up: BufId(9), act: Activation::Silu, out: BufId(12) };
-    p.ops.insert(12, Op::Add { a: BufId(12), b: BufId(8), out: BufId(8) });
+    p.ops.insert(12, Op::Add { a: BufId(8), b: BufId(12), out: BufId(8) });
     let outputs = names(&lowered(&p).segments[1].modes[0]).join(" ");
     assert!(outputs.contains("gemv_q4_0_c1 glu_silu add_rows"), "{outputs}");
     // A bias has no place in the fused activation.

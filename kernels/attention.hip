@@ -1,0 +1,321 @@
+// Causal attention over the paged cache: an online softmax, block of 32 keys by block (Milakov &
+// Gimelshein 2018; Dao et al. 2022). The cache's layout is in store.hip.
+//
+// A team works on one block of keys at a time for several *rows* that share a key head: query heads
+// of one token in decode, neighbouring tokens of one head in prefill. For the scores a lane is a
+// key, for the result it is pairs of value elements; queries and probabilities, the same for all
+// lanes, come from LDS.
+//
+// D is the capacity for head_dim and head_dim_v, which are even; scores are in powers of two.
+#include "prelude.h"
+
+// Tokens start .. start + len of the step, at positions pos ..; its blocks from tables[table] on.
+struct Span {
+  u32 start, len, pos, table;
+};
+
+// One layer, as one key head sees it.
+struct Layer {
+  const u64* table;  // blocks of the span
+  u32 off_k, off_v;  // bytes in a block to this head's keys and values
+  u32 head_dim, head_dim_v;
+  u32 window;     // 0: none
+  float softcap;  // with log2 e; 0: none
+};
+
+template <class T>
+RF_DEV Layer layer_of(Span span, const u64* tables, u32 off_k, u32 off_v, u32 head, u32 head_dim, u32 head_dim_v, u32 window, float softcap) {
+  return {tables + span.table,
+          off_k + head * 32 * head_dim * (u32)sizeof(T),
+          off_v + head * 32 * head_dim_v * (u32)sizeof(T),
+          head_dim,
+          head_dim_v,
+          window,
+          softcap * RF_LOG2E};
+}
+
+// First position that a query at `position` sees.
+RF_DEV u32 first_visible(u32 position, u32 window) { return window && position >= window ? position + 1 - window : 0; }
+
+// The rows of a team. A lane has the pairs 2 (lane + 32 j) of each row's result.
+template <u32 D, u32 R> struct Rows {
+  u32 position[R];    // of its token; none is below that of row 0
+  float top[R];       // largest score so far
+  float sum[R];       // this lane's share of the sum of exp2(score - top)
+  f2 acc[R][D / 64];  // the sum of exp2(score - top) * value
+};
+
+template <u32 D, u32 R> RF_DEV void clear(Rows<D, R>& rows) {
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+    rows.top[r] = -RF_INF, rows.sum[r] = 0.f;
+#pragma unroll
+    for (u32 j = 0; j < D / 64; j++) rows.acc[r][j] = (f2)(0.f);
+  }
+}
+
+// Copies a row's query to LDS, times `scale`, by `threads` threads.
+RF_DEV void load_query(const float* q, u32 dim, float scale, float* to, u32 thread, u32 threads) {
+  for (u32 i = thread * 2; i < dim; i += threads * 2) *(f2*)(to + i) = *(const f2*)(q + i) * scale;
+}
+
+// Products of the rows' queries, D apart, with one key, N elements at once.
+template <class T, u32 N, u32 D, u32 R> RF_DEV void dots(const T* key, const float* q, u32 dim, float* s) {
+  typedef RF_VECTOR(T, N) Piece;
+  typedef RF_VECTOR(float, N) Query;
+#pragma unroll R > 4 ? 1 : 2
+  for (u32 i = 0; i < dim; i += N) {
+    const Piece k = *(const Piece*)(key + i);
+#pragma unroll
+    for (u32 r = 0; r < R; r++) {
+      const Query x = *(const Query*)(q + r * D + i);
+#pragma unroll
+      for (u32 j = 0; j < N; j++) s[r] = rf_fma(x[j], (float)k[j], s[r]);
+    }
+  }
+}
+
+// Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
+// apart; p: R * 8 words, the team's own.
+template <class T, u32 D, u32 R> RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
+  const u64 block = layer.table[b];
+  const u32 key = b * 32 + lane();
+  float s[R];
+#pragma unroll
+  for (u32 r = 0; r < R; r++) s[r] = 0.f;
+  const T* k = global_at<const T>(block + layer.off_k) + lane() * layer.head_dim;
+  if (layer.head_dim % 8 == 0) dots<T, 8, D, R>(k, q, layer.head_dim, s);
+  else dots<T, 2, D, R>(k, q, layer.head_dim, s);
+
+  u32 last = 0;
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+    const u32 position = rows.position[r];
+    last = position > last ? position : last;
+    float score = s[r];
+    if (layer.softcap != 0.f) score = layer.softcap * rf_tanh(score / layer.softcap);
+    if (key > position || key < first_visible(position, layer.window)) score = -RF_INF;
+    const float top = rf_max(rows.top[r], team_max(score));
+    // A row that has seen nothing yet has -inf everywhere.
+    const float base = top == -RF_INF ? 0.f : top;
+    const float shrink = rf_exp2(rows.top[r] - base), weight = rf_exp2(score - base);
+    rows.top[r] = top;
+    rows.sum[r] = rf_fma(rows.sum[r], shrink, weight);
+#pragma unroll
+    for (u32 j = 0; j < D / 64; j++) rows.acc[r][j] *= shrink;
+    ((float*)p)[r * 32 + lane()] = weight;
+  }
+  team_sync();
+
+  // Four keys at once. Those that no row sees weigh nothing, but 0 * NaN is not 0 and memory behind
+  // the last token is undefined: a key that is seen stands in for them.
+  const u32 first = first_visible(rows.position[0], layer.window);
+  const u32 lo = first > b * 32 ? first - b * 32 : 0, hi = last - b * 32 < 31 ? last - b * 32 : 31;
+  typedef RF_VECTOR(T, 2) Pair;
+  const T* v = global_at<const T>(block + layer.off_v) + 2 * lane();
+  for (u32 t = lo / 4; t <= hi / 4; t++) {
+#pragma unroll
+    for (u32 j = 0; j < D / 64; j++) {
+      if (2 * lane() + 64 * j >= layer.head_dim_v) continue;
+      Pair x[4];
+#pragma unroll
+      for (u32 i = 0; i < 4; i++) {
+        const u32 at = 4 * t + i;
+        x[i] = *(const Pair*)(v + (at < lo ? lo : at > hi ? hi : at) * layer.head_dim_v + 64 * j);
+      }
+#pragma unroll
+      for (u32 r = 0; r < R; r++) {
+        const f4 w = p[r * 8 + t];
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+          rows.acc[r][j][0] = rf_fma(w[i], (float)x[i][0], rows.acc[r][j][0]);
+          rows.acc[r][j][1] = rf_fma(w[i], (float)x[i][1], rows.acc[r][j][1]);
+        }
+      }
+    }
+  }
+  team_sync();
+}
+
+// ---- Decode: one token a span, its keys split over blocks of threads -------------------------
+
+// Memory of a block: up to eight rows, four teams.
+template <u32 D> struct Split {
+  float* queries;  // [8][D]
+  f4* p;           // [4][8][8]
+  float *tops, *sums;  // [4][8]
+  f2* accs;        // [4][D / 2]
+};
+
+// Leaves rows first .. first + n of the heads of a token in `part`, [n_head][n_split][D + 2]: the
+// result still to be divided, top and sum. n is at most R; what is above repeats the last row.
+template <class T, u32 D, u32 R>
+RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scale, float* part, u32 first, u32 n, u32 n_split, const Split<D>& lds) {
+  Rows<D, R> rows;
+  clear(rows);
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+    rows.position[r] = span.pos;
+    load_query(q + (first + (r < n ? r : n - 1)) * layer.head_dim, layer.head_dim, scale, lds.queries + r * D, tid_x(), 128);
+  }
+  barrier();
+  const u32 last = span.pos / 32, step = 4 * n_split;
+  for (u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team(); b <= last; b += step)
+    attend_block<T, D, R>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
+
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+    const float sum = team_sum(rows.sum[r]);
+    if (lane() == 0) lds.tops[team() * R + r] = rows.top[r], lds.sums[team() * R + r] = sum;
+  }
+  barrier();
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+    float top = lds.tops[r], sum = 0.f;
+#pragma unroll
+    for (u32 t = 1; t < 4; t++) top = rf_max(top, lds.tops[t * R + r]);
+    const float base = top == -RF_INF ? 0.f : top;
+#pragma unroll
+    for (u32 t = 0; t < 4; t++) sum = rf_fma(lds.sums[t * R + r], rf_exp2(lds.tops[t * R + r] - base), sum);
+    const float shrink = rf_exp2(rows.top[r] - base);
+#pragma unroll
+    for (u32 j = 0; j < D / 64; j++) lds.accs[team() * D / 2 + lane() + 32 * j] = rows.acc[r][j] * shrink;
+    barrier();
+    float* to = part + ((u64)(first + r) * n_split + bid_z()) * (D + 2);
+    const u32 i = tid_x();
+    if (r < n && 2 * i < layer.head_dim_v) *(f2*)(to + 2 * i) = (lds.accs[i] + lds.accs[D / 2 + i]) + (lds.accs[D + i] + lds.accs[D / 2 * 3 + i]);
+    if (r < n && i == 0) to[D] = top, to[D + 1] = sum;
+    barrier();
+  }
+}
+
+// All heads of a key head in one block, so that keys and values are read once.
+template <class T, u32 D>
+RF_DEV void split(const float* q, float* part, const Span* spans, const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim,
+                  u32 head_dim_v, float scale, u32 window, float softcap, u32 n_split) {
+  RF_SHARED(f8, queries, D);
+  RF_SHARED(f4, p, 4 * 8 * 8);
+  RF_SHARED(float, tops, 4 * 8);
+  RF_SHARED(float, sums, 4 * 8);
+  RF_SHARED(f2, accs, 2 * D);
+  const Split<D> lds = {(float*)queries, p, tops, sums, accs};
+  const Span span = spans[bid_x()];
+  const u32 group = n_head / n_head_kv, head = bid_y();
+  const Layer layer = layer_of<T>(span, tables, off_k, off_v, head, head_dim, head_dim_v, window, softcap);
+  scale *= RF_LOG2E;
+  q += ((u64)span.start * n_head + head * group) * head_dim;
+  part += ((u64)bid_x() * n_head + head * group) * n_split * (D + 2);
+  if (group == 1) return split_rows<T, D, 1>(layer, span, q, scale, part, 0, 1, n_split, lds);
+  if (group <= 4) return split_rows<T, D, 4>(layer, span, q, scale, part, 0, group, n_split, lds);
+  for (u32 first = 0; first < group; first += 8) {
+    const u32 left = group - first;
+    split_rows<T, D, 8>(layer, span, q, scale, part, first, left < 8 ? left : 8, n_split, lds);
+  }
+}
+
+// q: [tokens][n_head][head_dim]; part: [n_q][n_head][n_split][D + 2]. Grid (n_q, n_head_kv, n_split).
+#define ATTEND_SPLIT(name, T, D)                                                                                                          \
+  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* part, const Span* spans, const u64* tables, u32 off_k, u32 off_v, u32 n_head, \
+                                     u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap, u32 n_split) {  \
+    split<T, D>(q, part, spans, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window, softcap, n_split);          \
+  }                                                                                                                                       \
+  RF_REGISTER(name)
+ATTEND_SPLIT(attend_split_f16_64, f16, 64)
+ATTEND_SPLIT(attend_split_f16_128, f16, 128)
+ATTEND_SPLIT(attend_split_f16_256, f16, 256)
+ATTEND_SPLIT(attend_split_f32_64, float, 64)
+ATTEND_SPLIT(attend_split_f32_128, float, 128)
+ATTEND_SPLIT(attend_split_f32_256, float, 256)
+
+// Joins the splits of a token's head.
+template <u32 D> RF_DEV void combine(const float* part, float* out, u32 n_head, u32 head_dim_v, u32 n_split) {
+  const u64 row = (u64)bid_x() * n_head + bid_y();
+  part += row * n_split * (D + 2);
+  out += row * head_dim_v;
+  float top = -RF_INF;
+  for (u32 s = 0; s < n_split; s++) top = rf_max(top, part[s * (D + 2) + D]);
+  float sum = 0.f;
+  f2 acc[D / 128 + (D < 128)];
+#pragma unroll
+  for (u32 j = 0; j < sizeof acc / sizeof *acc; j++) acc[j] = (f2)(0.f);
+  for (u32 s = 0; s < n_split; s++) {
+    const float* from = part + s * (D + 2);
+    const float weight = rf_exp2(from[D] - top);
+    sum = rf_fma(weight, from[D + 1], sum);
+#pragma unroll
+    for (u32 j = 0; j < sizeof acc / sizeof *acc; j++) {
+      const u32 i = 2 * tid_x() + 128 * j;
+      if (i < head_dim_v) acc[j] += *(const f2*)(from + i) * weight;
+    }
+  }
+#pragma unroll
+  for (u32 j = 0; j < sizeof acc / sizeof *acc; j++) {
+    const u32 i = 2 * tid_x() + 128 * j;
+    if (i < head_dim_v) *(f2*)(out + i) = acc[j] / sum;
+  }
+}
+
+// out: [n_q][n_head][head_dim_v]. Grid (n_q, n_head).
+#define ATTEND_COMBINE(name, D)                                                                                      \
+  RF_KERNEL RF_BOUNDS(64) void name(const float* part, float* out, u32 n_head, u32 head_dim_v, u32 n_split) {        \
+    combine<D>(part, out, n_head, head_dim_v, n_split);                                                              \
+  }                                                                                                                  \
+  RF_REGISTER(name)
+ATTEND_COMBINE(attend_combine_64, 64)
+ATTEND_COMBINE(attend_combine_128, 128)
+ATTEND_COMBINE(attend_combine_256, 256)
+
+// ---- Prefill: tiles of 16 neighbouring tokens of a span, four a team --------------------------
+
+template <class T, u32 D>
+RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv,
+                 u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap) {
+  constexpr u32 R = 4;
+  RF_SHARED(f8, queries, 4 * R * D / 8);
+  RF_SHARED(f4, p, 4 * R * 8);
+  const u2 where = tiles[bid_x()];
+  const Span span = spans[where[0]];
+  const u32 first = where[1] + team() * R, head = bid_y();
+  if (first >= span.len) return;
+  const u32 n = span.len - first < R ? span.len - first : R;
+  const Layer layer = layer_of<T>(span, tables, off_k, off_v, head / (n_head / n_head_kv), head_dim, head_dim_v, window, softcap);
+  const u64 row = (u64)(span.start + first) * n_head + head;
+  float* own = (float*)queries + team() * R * D;
+  Rows<D, R> rows;
+  clear(rows);
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+    const u32 token = r < n ? r : n - 1;
+    rows.position[r] = span.pos + first + token;
+    load_query(q + (row + (u64)token * n_head) * head_dim, head_dim, scale * RF_LOG2E, own + r * D, lane(), 32);
+  }
+  team_sync();
+  const u32 last = rows.position[R - 1] / 32;
+  for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++) attend_block<T, D, R>(layer, b, own, p + team() * R * 8, rows);
+
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+    const float inverse = 1.f / team_sum(rows.sum[r]);
+    float* to = out + (row + (u64)r * n_head) * head_dim_v;
+#pragma unroll
+    for (u32 j = 0; j < D / 64; j++) {
+      const u32 i = 2 * lane() + 64 * j;
+      if (r < n && i < head_dim_v) *(f2*)(to + i) = rows.acc[r][j] * inverse;
+    }
+  }
+}
+
+// q: [tokens][n_head][head_dim]; out: [tokens][n_head][head_dim_v]; tiles: {span, first query of the
+// tile in it}. Grid (n_tiles, n_head).
+#define ATTEND_TILE(name, T, D)                                                                                                              \
+  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k, u32 off_v, \
+                                     u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap) {      \
+    tile<T, D>(q, out, spans, tiles, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window, softcap);                 \
+  }                                                                                                                                          \
+  RF_REGISTER(name)
+ATTEND_TILE(attend_tile_f16_64, f16, 64)
+ATTEND_TILE(attend_tile_f16_128, f16, 128)
+ATTEND_TILE(attend_tile_f16_256, f16, 256)
+ATTEND_TILE(attend_tile_f32_64, float, 64)
+ATTEND_TILE(attend_tile_f32_128, float, 128)
+ATTEND_TILE(attend_tile_f32_256, float, 256)

@@ -1,0 +1,85 @@
+// Device "host": a libamdhip64.so that runs the kernel sources on the CPU. What the files of this
+// folder share.
+//
+// It is set up by environment variables, read once:
+//   HOSTHIP_ARCH=gfx1100     what it claims to be; code objects must be for it
+//   HOSTHIP_DEVICES=1        devices; 0: a machine with ROCm and no card
+//   HOSTHIP_MEMORY_MB=4096   memory of each
+//   HOSTHIP_THREADS          threads that run blocks (default: the machine's)
+//   HOSTHIP_ORDER=reverse    teams and lanes run from the last to the first: with a barrier
+//                            missing, one of the two orders goes wrong
+//   HOSTHIP_LAZY=1           work on a stream waits until somebody synchronizes or asks for the
+//                            second time, so that results are not there by luck
+//   HOSTHIP_ALIGN=256        alignment of allocations; at 16, ends lie closer to the guard page
+// Faults, each counted from 1 over the life of the process; launches in graphs count:
+//   HOSTHIP_FAIL_MALLOC=n    the nth hipMalloc finds no memory
+//   HOSTHIP_FAIL_LAUNCH=n    the nth launch returns an error and does nothing
+//   HOSTHIP_LOSE_AT=n        the nth launch and all calls to the device from then on fail
+//   HOSTHIP_ABORT_AT=n       the nth launch ends the process as ROCm does on a memory fault
+//   HOSTHIP_HANG_AT=n        work from the nth launch on never completes
+#pragma once
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "host.h"
+
+// HIP's error codes, as far as they are used here.
+enum Error : int {
+  SUCCESS = 0,
+  INVALID_VALUE = 1,
+  OUT_OF_MEMORY = 2,
+  INVALID_CONFIGURATION = 9,
+  NO_DEVICE = 100,
+  INVALID_DEVICE = 101,
+  INVALID_IMAGE = 200,
+  NO_BINARY_FOR_GPU = 209,
+  INVALID_HANDLE = 400,
+  NOT_FOUND = 500,
+  NOT_READY = 600,
+  LAUNCH_FAILURE = 719,
+  CAPTURE_UNSUPPORTED = 900,
+};
+
+#define API extern "C" __attribute__((visibility("default")))
+
+struct Settings {
+  std::string arch;
+  int devices;
+  size_t memory;
+  u32 threads;
+  bool reverse, lazy;
+  size_t align;
+  u64 fail_malloc, fail_launch, lose_at, abort_at, hang_at;
+};
+const Settings& settings();
+
+// Prints and aborts: a mistake of the caller or a kernel that no real device would report.
+[[noreturn]] void die(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// Remembers an error for hipGetLastError and returns it.
+int fail(int error);
+
+// What is wrong with the device as a whole, or SUCCESS.
+int device_state();
+int current_device();
+
+struct Kernel {
+  std::string name;
+  host::Trampoline run;
+  std::vector<u32> sizes;  // of the arguments
+};
+const Kernel* find_kernel(const std::string& name);
+
+// Runs all blocks of a launch.
+void run_grid(const Kernel& kernel, host::Dim grid, host::Dim block, void* const* params);
+
+// Counts a launch; the error that it is to return, if any.
+int count_launch();
+// Whether work hangs by now.
+bool hangs();
+
+// Checks the bytes around all allocations.
+void check_memory();
+// Whether the address is in memory that the host got from hipHostMalloc.
+bool pinned(const void* p);
