@@ -6,13 +6,20 @@ use clap::Parser;
 
 use super::config::{Sources, Surroundings};
 use super::offline::Offline;
+use crate::backend::hip::objects;
 
 /// What the build holds, for `--version`.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nkernels: cpu\nGPU backend: not in this build");
+fn version() -> String {
+    let gpu = match objects::ABSENT {
+        None => format!("GPU kernels: {} ({})", objects::TARGETS.join(" "), objects::COMPILER),
+        Some(why) => format!("GPU kernels: none, this binary runs on the CPU only ({why})"),
+    };
+    format!("{}\nCPU kernels: scalar avx2 avx512 amx\n{gpu}", env!("CARGO_PKG_VERSION"))
+}
 
 /// Runs GGUF language models and serves the OpenAI API.
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "rocmforged", version = env!("CARGO_PKG_VERSION"), long_version = VERSION, args_conflicts_with_subcommands = true)]
+#[command(name = "rocmforged", version = env!("CARGO_PKG_VERSION"), long_version = version(), args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// Work without a server.
     #[command(subcommand)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::config::{Amount, Config};
 use crate::backend::cpu::CpuPool;
+use crate::backend::hip::objects;
 use crate::base::limits::RAM_BUDGET_PERCENT;
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
@@ -58,6 +59,9 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> D
 fn wanted(config: &Config, machine: &Machine) -> Result<(), String> {
     if config.device.kind == "cpu" {
         return Err("device.use is cpu".to_owned());
+    }
+    if let Some(why) = objects::ABSENT {
+        return Err(format!("no GPU kernels in this binary: {why}"));
     }
     let named = env::var_os(LIBRARY).is_some_and(|v| !v.is_empty());
     if named || machine.gpu.usable() { Ok(()) } else { Err(machine.reason()) }

@@ -207,6 +207,7 @@ impl<M: Resident> Core<M> {
         if busy >= MODELS_MAX && entry.live.is_none() {
             return Err(RegistryError::Busy { what: format!("{busy} models are loaded or wanted"), retry_after_s: 10 });
         }
+        entry.passed.clear();
         entry.load = Some(Load {
             number,
             since: now,

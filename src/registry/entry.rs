@@ -35,6 +35,8 @@ pub(super) struct Entry<M> {
     pub live: Option<Live<M>>,
     pub load: Option<Load<M>>,
     pub failure: Option<Failure>,
+    /// Devices that this load was tried on in vain, with the reason.
+    pub passed: Vec<(usize, String)>,
     /// Known once the file was opened; another stamp clears both.
     pub facts: Option<Arc<Facts>>,
     /// Of each device.
@@ -188,6 +190,7 @@ impl<M> Entry<M> {
             live: None,
             load: None,
             failure: None,
+            passed: Vec::new(),
             facts: None,
             needs: None,
             load_time: None,
@@ -203,6 +206,11 @@ impl<M> Entry<M> {
         self.proven = Wanted::default();
         self.needs = None;
         self.ttl = None;
+    }
+
+    /// Why this load was given up on a device.
+    pub fn passed_over(&self, site: usize) -> Option<String> {
+        self.passed.iter().find(|p| p.0 == site).map(|p| p.1.clone())
     }
 
     /// Loaded, and not on its way out.

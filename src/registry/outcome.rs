@@ -11,6 +11,7 @@ use super::error::RegistryError;
 use super::lease::{Acquired, Pending, Seat};
 use super::loader::{Job, LoadError, Prepared, Resident, Source};
 use crate::policy::human;
+use crate::policy::placement::{SiteKind, Use};
 use crate::proto::admin::{Evicted, Phase};
 
 impl<M: Resident> Core<M> {
@@ -185,6 +186,27 @@ impl<M: Resident> Core<M> {
         self.answer_shows(id);
     }
 
+    /// Sends a load that failed on a GPU, and need not run there, on to the next device.
+    fn fall_back(&mut self, id: &str, error: &LoadError) -> bool {
+        let Some(entry) = self.entries.get_mut(id) else { return false };
+        let anywhere = entry.wanted.device.unwrap_or(self.options.device) == Use::Auto;
+        let Some(Stage::Starting { site, .. }) = entry.load.as_ref().map(|l| &l.stage) else { return false };
+        let site = *site;
+        let elsewhere = matches!(error, LoadError::Device(_) | LoadError::Memory(_));
+        if !anywhere || !elsewhere || self.options.sites[site].kind != SiteKind::Gpu {
+            return false;
+        }
+        let device = &self.options.sites[site].id;
+        tracing::warn!(model = id, device, "loading failed, the next device is tried: {error}");
+        let text = format!("{id} could not be loaded onto {device}, the next device is tried: {error}");
+        self.log.record("device", Some(id), None, text);
+        entry.passed.push((site, error.to_string()));
+        if let Some(load) = &mut entry.load {
+            load.stage = Stage::Waiting;
+        }
+        true
+    }
+
     fn started(&mut self, id: &str, number: u64, result: Result<M, LoadError>, now: Instant) {
         let shutting_down = self.drain.is_some();
         let Some(entry) = self.entries.get_mut(id).filter(|e| e.load.as_ref().is_some_and(|l| l.number == number))
@@ -196,6 +218,7 @@ impl<M: Resident> Core<M> {
             Err(error) => {
                 match entry.load.as_ref().and_then(|l| l.cancelled.clone()) {
                     Some(told) => self.give_up(id, told, None),
+                    None if self.fall_back(id, &error) => {}
                     None => self.load_failed(id, &error, now),
                 }
                 return;

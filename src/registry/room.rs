@@ -116,7 +116,7 @@ impl<M: Resident> Core<M> {
                     budget: site.budget.total(),
                     available: site.budget.total().saturating_sub(fixed),
                     need: needs[i].total(),
-                    unusable: site.unusable.clone(),
+                    unusable: site.unusable.clone().or_else(|| entry.passed_over(i)),
                 }
             })
             .collect();

@@ -102,9 +102,11 @@ fn open(index: u32) -> Result<(Device, Kernels), String> {
         return Err(format!("{} shows {count} devices, device {index} is not among them", hip.path()));
     }
     let device = Device::open(hip, index).map_err(|e| e.to_string())?;
-    let Some(objects) = objects::of(&device.arch).map_err(|e| e.to_string())? else {
-        return Err(format!("{} has no kernels in this build ({})", device.arch, objects::describe()));
-    };
+    if !objects::TARGETS.contains(&device.arch.as_str()) {
+        let there = objects::ABSENT.map_or_else(|| format!("it has {}", objects::TARGETS.join(", ")), str::to_owned);
+        return Err(format!("{} has no kernels in this build ({there})", device.arch));
+    }
+    let objects = objects::for_target(&device.arch).map_err(|e| e.to_string())?;
     let kernels = Kernels::load(&device, &objects).map_err(|e| e.to_string())?;
     Ok((device, kernels))
 }

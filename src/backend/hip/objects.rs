@@ -5,7 +5,9 @@ pub fn of(arch: &str) -> std::io::Result<Option<Vec<Vec<u8>>>> {
     let mut all = Vec::new();
     for e in std::fs::read_dir(dir)? {
         let p = e?.path();
-        if p.to_string_lossy().ends_with(&format!(".{arch}.hsaco")) { all.push(std::fs::read(p)?); }
+        if p.to_string_lossy().ends_with(&format!(".{arch}.hsaco")) {
+            all.push(std::fs::read(p)?);
+        }
     }
     Ok(Some(all))
 }

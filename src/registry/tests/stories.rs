@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::ON_THE_FIRST;
 use super::sim::Sim;
+use crate::policy::placement::SiteKind;
+use crate::pool::budget::Budget;
 use crate::proto::admin::{LoadRequest, ModelState};
-use crate::registry::RegistryError;
 use crate::registry::command::{Command, Reload};
 use crate::registry::lease::Acquired;
 use crate::registry::loader::LoadError;
+use crate::registry::{Options, RegistryError, Site};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -52,6 +55,41 @@ fn an_unknown_name_is_refused_with_the_nearest_ones() {
     sim.acquire("new");
     sim.advance(S);
     assert_eq!(sim.leases.len(), 1, "a file that turned up meanwhile is found");
+    sim.end();
+}
+
+/// A GPU before the CPU, both with 1000 bytes; what fails there says so.
+fn with_gpu(options: &mut Options) {
+    let gpu = Site { id: "gpu0".into(), name: "gpu gfx1100".into(), kind: SiteKind::Gpu, ..options.sites[0].clone() };
+    options.sites.insert(0, Site { budget: Budget::new(1000), ..gpu });
+}
+
+#[test]
+fn a_gpu_is_taken_first_and_left_when_it_fails_unless_it_was_demanded() {
+    let mut sim = Sim::new(1000, &[("a", 300, 10), ("b", 300, 10)], with_gpu);
+    sim.file("b").error = Some(LoadError::Device(ON_THE_FIRST.to_owned()));
+    for id in ["a", "b"] {
+        sim.acquire(id);
+        sim.advance(S);
+        assert_eq!(sim.state(id), ModelState::Ready, "{id}");
+    }
+    let held = |sim: &Sim, site: usize| sim.core.options.sites[site].budget.used();
+    assert_eq!((held(&sim, 0), held(&sim, 1)), (333, 333), "one is on each");
+    let reason = |sim: &Sim, id: &str| sim.core.view(&sim.core.entries[id]).device_reason.expect("is loaded");
+    assert!(reason(&sim, "a").starts_with("gpu0 fits"), "{}", reason(&sim, "a"));
+    assert_eq!(reason(&sim, "b"), format!("gpu0: {ON_THE_FIRST}"));
+    sim.leases.clear();
+    sim.evict("b", false);
+    sim.advance(S);
+    sim.load(LoadRequest { model: "b".into(), device: Some("gpu".into()), ..LoadRequest::default() });
+    sim.advance(S);
+    assert_ne!(sim.state("b"), ModelState::Ready, "no silent fallback");
+    assert_eq!(held(&sim, 1), 0);
+    // The GPU recovers: the next load takes it again.
+    sim.file("b").error = None;
+    sim.load(LoadRequest { model: "b".into(), ..LoadRequest::default() });
+    sim.advance(S);
+    assert_eq!((held(&sim, 0), held(&sim, 1)), (666, 0));
     sim.end();
 }
 

@@ -40,8 +40,8 @@ fn counted() {
         };
         let mut backend = HipBackend::new(&gpu.device, &gpu.kernels, Arc::clone(&plan), options.clone(), &mut progress)
             .expect("all kernels exist");
-        let counted =
-            HipBackend::weight_bytes(&plan, &options) + HipBackend::activation_bytes(&plan, &options, &gpu.device);
+        let counted = HipBackend::weight_bytes(&plan, &options)
+            + HipBackend::activation_bytes(&plan, &options, gpu.device.properties.compute_units);
         assert_eq!(used() - before, counted, "chunks of {chunk_bytes}");
         let file: u64 = plan.weights.iter().map(|w| w.data.len() as u64).sum();
         let rotations = plan.ropes.iter().map(|r| 4 * r.n_rot as u64).sum::<u64>();
