@@ -68,6 +68,8 @@ pub const WORKER_EXIT: Duration = Duration::from_secs(2);
 pub const GPU_RETRY_FIRST: Duration = Duration::from_secs(5);
 /// … up to this.
 pub const GPU_RETRY_MAX: Duration = Duration::from_secs(600);
+/// A model whose device is lost under it twice within this time is not loaded again by itself.
+pub const DEVICE_LOST_AGAIN: Duration = Duration::from_secs(300);
 /// `engine.cache_min`: tokens of cache reserved when a model is loaded.
 pub const CACHE_MIN_TOKENS: u32 = 8192;
 

@@ -1,6 +1,7 @@
 //! The command line of `rocmforged`.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::Parser;
 
@@ -9,17 +10,17 @@ use super::offline::Offline;
 use crate::backend::hip::objects;
 
 /// What the build holds, for `--version`.
-fn version() -> String {
+static VERSION: LazyLock<String> = LazyLock::new(|| {
     let gpu = match objects::ABSENT {
         None => format!("GPU kernels: {} ({})", objects::TARGETS.join(" "), objects::COMPILER),
         Some(why) => format!("GPU kernels: none, this binary runs on the CPU only ({why})"),
     };
     format!("{}\nCPU kernels: scalar avx2 avx512 amx\n{gpu}", env!("CARGO_PKG_VERSION"))
-}
+});
 
 /// Runs GGUF language models and serves the OpenAI API.
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "rocmforged", version = env!("CARGO_PKG_VERSION"), long_version = version(), args_conflicts_with_subcommands = true)]
+#[command(name = "rocmforged", version = env!("CARGO_PKG_VERSION"), long_version = VERSION.as_str(), args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// Work without a server.
     #[command(subcommand)]

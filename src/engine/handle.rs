@@ -42,6 +42,23 @@ enum Thread {
     Ended,
 }
 
+/// Why an engine failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The model, or the program.
+    Model(String),
+    /// The device went away under it.
+    Device(String),
+}
+
+impl Failure {
+    fn reason(&self) -> &str {
+        match self {
+            Failure::Model(reason) | Failure::Device(reason) => reason,
+        }
+    }
+}
+
 /// What an engine's thread and its handles share.
 pub(super) struct Shared {
     pub(super) model: String,
@@ -59,7 +76,7 @@ pub(super) struct Shared {
     stop: AtomicU8,
     /// Nothing is accepted any more, and nobody will look at what is in the queue.
     closed: AtomicBool,
-    failed: OnceLock<String>,
+    failed: OnceLock<Failure>,
     /// Deadline of the step in flight in nanoseconds since `epoch`; 0 = idle.
     busy_until: AtomicU64,
     // A std mutex: held for a few instructions when a request comes, ends or is looked at.
@@ -154,9 +171,9 @@ impl Shared {
     }
 
     /// Accepts nothing more and ends what there is: with the reason, if the engine failed.
-    pub(super) fn close(&self, failed: Option<String>) {
+    pub(super) fn close(&self, failed: Option<Failure>) {
         if let Some(reason) = failed {
-            tracing::error!(model = self.model, reason, "engine failed");
+            tracing::error!(model = self.model, reason = reason.reason(), "engine failed");
             // The first reason is the cause of later ones.
             let _ = self.failed.set(reason);
         }
@@ -183,7 +200,8 @@ impl Shared {
 
     fn closed_error(&self) -> EngineError {
         match self.failed.get() {
-            Some(reason) => EngineError::Failed(reason.clone()),
+            Some(Failure::Model(reason)) => EngineError::Failed(reason.clone()),
+            Some(Failure::Device(reason)) => EngineError::DeviceLost(reason.clone()),
             None => EngineError::Stopping,
         }
     }
@@ -295,7 +313,12 @@ impl Handle {
 
     /// Why the engine failed, if it did.
     pub fn failed(&self) -> Option<String> {
-        self.shared.failed.get().cloned()
+        self.shared.failed.get().map(|f| f.reason().to_owned())
+    }
+
+    /// Whether it failed because its device went away.
+    pub fn device_lost(&self) -> bool {
+        matches!(self.shared.failed.get(), Some(Failure::Device(_)))
     }
 
     /// Whether the engine's thread has ended and given everything back.
@@ -314,7 +337,16 @@ impl Handle {
     /// Declares the engine failed from outside (its step is late): its requests end with an error
     /// and nothing more is accepted. Its thread ends if its step ever does.
     pub fn fail(&self, reason: &str) {
-        self.shared.close(Some(reason.to_owned()));
+        self.end_with(Failure::Model(reason.to_owned()));
+    }
+
+    /// The same if its device went away.
+    pub fn lose_device(&self, reason: &str) {
+        self.end_with(Failure::Device(reason.to_owned()));
+    }
+
+    fn end_with(&self, failure: Failure) {
+        self.shared.close(Some(failure));
         self.shared.thread.send_if_modified(|t| {
             let runs = *t == Thread::Runs;
             if runs {

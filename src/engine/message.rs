@@ -158,6 +158,9 @@ pub enum EngineError {
     /// The model failed (its message says how); it is being unloaded or reloaded.
     #[error("the model failed: {0}")]
     Failed(String),
+    /// The device was lost under the model, whose fault it need not be; it is being loaded again.
+    #[error("the device was lost: {0}")]
+    DeviceLost(String),
     /// The engine is stopping.
     #[error("the model is being unloaded")]
     Stopping,

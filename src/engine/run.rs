@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::cache::{Cache, CacheOptions, Fit};
 use super::events::State;
-use super::handle::{Command, Handle, Shared, Stop};
+use super::handle::{Command, Failure, Handle, Shared, Stop};
 use super::message::{EngineError, Event, FinishReason};
 use super::schedule::{Admission, Bounds, Entry, Key, Room, Schedule, Step};
 use super::sequence::{Sequence, Verdict, Workspace};
@@ -103,8 +103,9 @@ pub(super) fn start(
         }));
         shared.close(match result {
             Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(e.to_string()),
-            Err(panic) => Some(format!("panic: {}", panic_message(&*panic))),
+            Ok(Err(BackendError::Lost(reason))) => Some(Failure::Device(reason)),
+            Ok(Err(e)) => Some(Failure::Model(e.to_string())),
+            Err(panic) => Some(Failure::Model(format!("panic: {}", panic_message(&*panic)))),
         });
         shared.set_ended();
     })?;

@@ -45,7 +45,7 @@ impl Handle<Loaded> {
         let runs = run(&model.engine, Spec { n_prompt, n_gen, depth, batch, repetitions }).await;
         let runs = runs.map_err(|e| match e {
             EngineError::QueueFull { retry_after_s, .. } => RegistryError::Busy { what: e.to_string(), retry_after_s },
-            EngineError::Failed(reason) => {
+            EngineError::Failed(reason) | EngineError::DeviceLost(reason) => {
                 RegistryError::Failed { model: model.id.clone(), reason, retry_after_s: None }
             }
             EngineError::Stopping => RegistryError::Cancelled { model: model.id.clone() },

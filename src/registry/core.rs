@@ -17,7 +17,7 @@ use super::command::{Command, Effect, Reply};
 use super::entry::{Entry, Failure, Leaving, Load, Stage};
 use super::error::RegistryError;
 use super::loader::{Resident, Source};
-use crate::base::limits::{CANCEL_WAIT, HEALTH_INTERVAL, MODELS_MAX, SCAN_INTERVAL};
+use crate::base::limits::{CANCEL_WAIT, DEVICE_LOST_AGAIN, HEALTH_INTERVAL, MODELS_MAX, SCAN_INTERVAL};
 use crate::base::name::nearest;
 use crate::telemetry::events::DecisionLog;
 
@@ -267,10 +267,20 @@ impl<M: Resident> Core<M> {
         self.log.record("failed", Some(id), None, format!("{id} failed: {reason}"));
         tracing::error!(model = id, "the model failed: {reason}");
         if let Some(entry) = self.entries.get_mut(id) {
+            let mut lost = false;
             if let Some(model) = entry.live.as_ref().and_then(|l| l.model.as_ref()) {
                 model.fail(&reason);
+                lost = model.device_lost();
             }
-            entry.failure = Some(Failure { reason, at: now });
+            // A lost device is not the model's fault, unless it is lost again and again.
+            let before = entry.lost.filter(|at| now.saturating_duration_since(*at) < DEVICE_LOST_AGAIN);
+            match &mut entry.live {
+                Some(live) if lost && before.is_none() => live.again = true,
+                _ => entry.failure = Some(Failure { reason, at: now }),
+            }
+            if lost {
+                entry.lost = Some(now);
+            }
         }
         self.part(id, true, now, None);
     }

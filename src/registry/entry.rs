@@ -35,6 +35,8 @@ pub(super) struct Entry<M> {
     pub live: Option<Live<M>>,
     pub load: Option<Load<M>>,
     pub failure: Option<Failure>,
+    /// When its device was lost under it.
+    pub lost: Option<Instant>,
     /// Devices that this load was tried on in vain, with the reason.
     pub passed: Vec<(usize, String)>,
     /// Known once the file was opened; another stamp clears both.
@@ -73,6 +75,8 @@ pub(super) struct Live<M> {
     pub seen: u32,
     pub load_time: Duration,
     pub leaving: Option<Leaving>,
+    /// Its device was lost: it is loaded again once it is gone.
+    pub again: bool,
 }
 
 /// A model on its way out.
@@ -190,6 +194,7 @@ impl<M> Entry<M> {
             live: None,
             load: None,
             failure: None,
+            lost: None,
             passed: Vec::new(),
             facts: None,
             needs: None,

@@ -4,8 +4,10 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::loader::{LoadError, Reporter};
 use crate::backend::Backend;
@@ -25,6 +27,8 @@ pub struct Gpu {
     pub info: DeviceInfo,
     command: Box<dyn Fn() -> Command + Send + Sync>,
     worker: Mutex<Worker>,
+    /// Rung when the worker dies.
+    bell: Arc<OnceLock<Arc<Notify>>>,
 }
 
 /// The worker, or how long it has been gone.
@@ -48,10 +52,17 @@ impl Gpu {
     /// # Errors
     /// Why the device cannot be used.
     pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, String> {
-        let process = Process::start(command())?;
+        let bell = Arc::default();
+        let process = Process::start(command(), ring(&bell))?;
         let worker = Worker { process: Some(Arc::clone(&process)), failures: 0, not_before: None };
         let info = process.info().clone();
-        Ok(Arc::new(Self { info, command: Box::new(command), worker: Mutex::new(worker) }))
+        Ok(Arc::new(Self { info, command: Box::new(command), worker: Mutex::new(worker), bell }))
+    }
+
+    /// Takes over the bell to ring when the worker dies.
+    pub(super) fn attach(&self, bell: Arc<Notify>) {
+        // There is one registry.
+        let _ = self.bell.set(bell);
     }
 
     /// What models on it say they run on: `gpu gfx1100`.
@@ -70,7 +81,7 @@ impl Gpu {
             return Err(LoadError::Device(text));
         }
         worker.process = None;
-        match Process::start((self.command)()) {
+        match Process::start((self.command)(), ring(&self.bell)) {
             Ok(process) => {
                 tracing::info!(device = self.name(), pid = process.pid(), "the GPU worker was started again");
                 (worker.failures, worker.not_before) = (0, None);
@@ -106,7 +117,7 @@ impl Gpu {
         kv_type: KvType,
         steps: &Steps,
         reporter: &Reporter,
-    ) -> Result<Box<dyn Backend>, LoadError> {
+    ) -> Result<(Box<dyn Backend>, Arc<Process>), LoadError> {
         if gguf.maps.len() > MODEL_PARTS_MAX {
             let text = format!("{} parts are too many for a GPU worker: {MODEL_PARTS_MAX}", gguf.maps.len());
             return Err(LoadError::Device(text));
@@ -127,9 +138,9 @@ impl Gpu {
             },
         };
         let mut progress = |done, total| reporter.bytes(done, total) == ControlFlow::Continue(());
-        let loaded = self.process()?.load(wish, &mut progress);
-        match loaded {
-            Ok(backend) => Ok(Box::new(backend)),
+        let process = self.process()?;
+        match process.load(wish, &mut progress) {
+            Ok(backend) => Ok((Box::new(backend), process)),
             Err(LoadFailure::Cancelled) => Err(LoadError::Cancelled),
             Err(LoadFailure::Invalid(why)) => Err(LoadError::Invalid(why)),
             Err(LoadFailure::Unsupported(why) | LoadFailure::OutOfMemory(why) | LoadFailure::Device(why)) => {
@@ -137,6 +148,16 @@ impl Gpu {
             }
         }
     }
+}
+
+/// What a worker's death is to do.
+fn ring(bell: &Arc<OnceLock<Arc<Notify>>>) -> Box<dyn Fn() + Send + Sync> {
+    let bell = Arc::clone(bell);
+    Box::new(move || {
+        if let Some(bell) = bell.get() {
+            bell.notify_one();
+        }
+    })
 }
 
 /// How long a device is left alone after so many failed starts of its worker.

@@ -8,11 +8,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use super::facts;
 use super::gpu::{Gpu, Steps};
 use super::loaded::{Loaded, Pieces};
 use super::loader::{Facts, Grant, Job, LoadError, Loader, Prepared, Reporter, Source};
 use crate::backend::cpu::{CpuBackend, CpuPool};
+use crate::backend::remote::process::Process;
 use crate::backend::{Backend, BackendError};
 use crate::base::limits::{
     CACHE_MIN_TOKENS, CONTEXT_MAX, ENGINE_QUEUE, MAX_BATCH, STEP_TOKENS, STEP_TOKENS_SHARED, WARMUP_MAX,
@@ -162,6 +165,14 @@ impl Loader<Loaded> for ModelLoader {
             facts: Arc::new(facts),
         }))
     }
+
+    fn attach(&self, bell: Arc<Notify>) {
+        for target in &self.targets {
+            if let Target::Gpu(gpu) = target {
+                gpu.attach(Arc::clone(&bell));
+            }
+        }
+    }
 }
 
 impl ModelLoader {
@@ -181,6 +192,9 @@ impl ModelLoader {
         self.targets.iter().map(need).collect()
     }
 }
+
+/// A model's backend, and the worker process that it lives in, if it does.
+type Placed = (Box<dyn Backend>, Option<Arc<Process>>);
 
 /// A checked model.
 struct Checked {
@@ -212,7 +226,7 @@ impl Prepared<Loaded> for Checked {
             let text = text.join().unwrap_or_else(|_| Err(invalid("its tokenizer cannot be made: it panicked")));
             (text, backend)
         });
-        let backend = backend?;
+        let (backend, worker) = backend?;
         let (tokenizer, template) = text?;
         if tokenizer.n_vocab() > self.plan.n_vocab {
             let (tokens, rows) = (tokenizer.n_vocab(), self.plan.n_vocab);
@@ -255,6 +269,7 @@ impl Prepared<Loaded> for Checked {
             context: self.context,
             device: device_name,
             n_vocab: self.plan.n_vocab,
+            worker,
             facts: Arc::new(facts),
             grant,
         })
@@ -263,21 +278,23 @@ impl Prepared<Loaded> for Checked {
 
 impl Checked {
     /// Brings the weights to the device and makes ready to run steps there.
-    fn backend(&self, site: usize, reporter: &Reporter) -> Result<Box<dyn Backend>, LoadError> {
+    fn backend(&self, site: usize, reporter: &Reporter) -> Result<Placed, LoadError> {
         let o = &self.options;
         match &self.targets[site] {
             Target::Cpu(pool) => {
                 reporter.phase(Phase::Read);
                 self.read(reporter)?;
                 let backend = CpuBackend::new(Arc::clone(&self.plan), Arc::clone(pool), o.step_tokens, o.max_batch);
-                backend.map(|b| Box::new(b) as Box<dyn Backend>).map_err(|e| match e {
+                backend.map(|b| (Box::new(b) as Box<dyn Backend>, None)).map_err(|e| match e {
                     BackendError::Unsupported(why) => LoadError::Invalid(why),
                     e => device(e),
                 })
             }
             Target::Gpu(gpu) => {
                 reporter.phase(Phase::Upload);
-                gpu.load(&self.id, &self.gguf, &self.plan, self.kv_type, &o.steps(self.context), reporter)
+                let steps = o.steps(self.context);
+                let (backend, worker) = gpu.load(&self.id, &self.gguf, &self.plan, self.kv_type, &steps, reporter)?;
+                Ok((backend, Some(worker)))
             }
             Target::Unusable => Err(device("this device cannot be used")),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::loader::{Facts, Grant, Resident};
+use crate::backend::remote::process::Process;
 use crate::base::limits::STOP_POLL;
 use crate::chat::Template;
 use crate::engine::Vocabulary;
@@ -32,6 +33,8 @@ pub struct Loaded {
     pub n_vocab: usize,
     /// What is known about it.
     pub facts: Arc<Facts>,
+    /// The worker of its GPU, if it is on one.
+    pub worker: Option<Arc<Process>>,
     /// Its bytes in the ledger, given back with it.
     pub grant: Grant,
 }
@@ -96,7 +99,17 @@ impl Resident for Loaded {
     }
 
     fn failed(&self) -> Option<String> {
+        // A worker that died between two requests is noticed without a step.
+        if let Some(death) = self.worker.as_ref().and_then(|w| w.dead())
+            && self.engine.failed().is_none()
+        {
+            self.engine.lose_device(&death);
+        }
         self.engine.failed()
+    }
+
+    fn device_lost(&self) -> bool {
+        self.engine.device_lost()
     }
 
     fn late(&self) -> Option<Duration> {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::policy::admission::Need;
 use crate::policy::placement::Use;
@@ -122,6 +122,8 @@ pub trait Resident: Send + Sync + 'static {
     fn cancel(&self, request: &str) -> bool;
     /// Why it failed, if it did.
     fn failed(&self) -> Option<String>;
+    /// Whether it failed because its device went away: it is loaded again then.
+    fn device_lost(&self) -> bool;
     /// How far its step is past its deadline, if it is.
     fn late(&self) -> Option<Duration>;
     /// Declares it failed, if it is not yet: its step is late. Its requests end with an error.
@@ -141,6 +143,9 @@ pub trait Loader<M>: Send + Sync + 'static {
     /// # Errors
     /// [`LoadError`].
     fn inspect(&self, job: &Job, reporter: &Reporter) -> Result<Box<dyn Prepared<M>>, LoadError>;
+
+    /// Takes over the bell to ring when a device goes away.
+    fn attach(&self, bell: Arc<Notify>);
 }
 
 /// A checked file that can be loaded.

@@ -121,6 +121,7 @@ impl Registry {
     pub fn start<M: Resident>(options: Options, loader: Arc<dyn Loader<M>>, log: Arc<DecisionLog>) -> Handle<M> {
         let (commands, inbox) = mpsc::channel(REGISTRY_QUEUE);
         let bell = Arc::new(Notify::new());
+        loader.attach(Arc::clone(&bell));
         let core = core::Core::new(options, Arc::clone(&log), Arc::clone(&bell), Instant::now());
         tokio::spawn(actor::run(core, loader, bell, inbox));
         Handle { commands, log }

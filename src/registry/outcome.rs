@@ -37,7 +37,7 @@ impl<M: Resident> Core<M> {
                 self.describe_next();
             }
             Done::Started { id, number, result } => self.started(&id, number, result, now),
-            Done::Gone { id, evicted } => self.gone(&id, evicted),
+            Done::Gone { id, evicted } => self.gone(&id, evicted, now),
         }
     }
 
@@ -241,6 +241,7 @@ impl<M: Resident> Core<M> {
             seen: 0,
             load_time,
             leaving: None,
+            again: false,
         };
         entry.proven = entry.wanted.clone();
         entry.facts = Some(model.facts());
@@ -280,7 +281,7 @@ impl<M: Resident> Core<M> {
         }
     }
 
-    fn gone(&mut self, id: &str, evicted: Evicted) {
+    fn gone(&mut self, id: &str, evicted: Evicted, now: Instant) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let Some(live) = entry.live.take() else { return };
         let text = format!(
@@ -295,8 +296,15 @@ impl<M: Resident> Core<M> {
         }
         self.log.record("evict", Some(id), None, text);
         self.log.count_eviction(id);
-        for reply in live.leaving.map(|l| l.replies).unwrap_or_default() {
+        let replies = live.leaving.map(|l| l.replies).unwrap_or_default();
+        let wanted = live.again && replies.is_empty() && self.drain.is_none();
+        for reply in replies {
             reply.send(Ok(evicted.clone())).ok();
+        }
+        if wanted {
+            self.log.record("load", Some(id), None, format!("{id} is loaded again: its device was lost"));
+            // Refused only if too much is wanted already: then requests will ask for it.
+            self.want(id, now, true, None).ok();
         }
     }
 }

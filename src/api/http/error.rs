@@ -197,6 +197,9 @@ impl ApiError {
             EngineError::CacheMemory { needed, available } => Self::insufficient_memory(error.to_string())
                 .with("needed_bytes", *needed)
                 .with("available_bytes", *available),
+            EngineError::DeviceLost(reason) => {
+                Self::gpu_reset(format!("The device of model '{model}' was lost: {reason}. It is being loaded again."))
+            }
             EngineError::Failed(reason) => Self::internal(format!("The model '{model}' failed: {reason}.")),
             EngineError::Stopping => {
                 Self::unavailable("draining", format!("The model '{model}' is being unloaded."), 1)
@@ -296,6 +299,7 @@ mod tests {
                 Some("queue_full"),
             ),
             (engine(EngineError::Failed("x".into())), 500, "server_error", None),
+            (engine(EngineError::DeviceLost("x".into())), 503, "server_error", Some("gpu_reset")),
             (ApiError::unavailable("loading", "m", 4), 503, "server_error", Some("loading")),
             (engine(EngineError::Stopping), 503, "server_error", Some("draining")),
             (ApiError::gpu_reset("m"), 503, "server_error", Some("gpu_reset")),

@@ -44,6 +44,7 @@ pub struct Process {
     next: AtomicU64,
     /// Why it is being killed, if it is.
     verdict: OnceLock<String>,
+    on_death: Box<dyn Fn() + Send + Sync>,
     /// How it ended.
     death: Mutex<Option<String>>,
     died: Condvar,
@@ -55,10 +56,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     /// Starts `command` with one end of a socket as its standard input and waits for its device.
+    /// `on_death` is called when it has died.
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn start(mut command: Command) -> Result<Arc<Self>, String> {
+    pub fn start(mut command: Command, on_death: Box<dyn Fn() + Send + Sync>) -> Result<Arc<Self>, String> {
         let (ours, theirs) = Wire::pair().map_err(|e| format!("no socket for the GPU worker: {e}"))?;
         command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::null());
         let mut child = command.spawn().map_err(|e| format!("the GPU worker cannot be started: {e}"))?;
@@ -102,6 +104,7 @@ impl Process {
             loads: Mutex::new(HashMap::new()),
             next: AtomicU64::new(0),
             verdict: OnceLock::new(),
+            on_death,
             death: Mutex::new(None),
             died: Condvar::new(),
         });
@@ -233,6 +236,7 @@ fn listen(wire: &Wire, process: &std::sync::Weak<Process>) {
     process.died.notify_all();
     // Loads that wait hear of it.
     lock(&process.loads).clear();
+    (process.on_death)();
 }
 
 /// Waits for the end of a worker that has closed its socket; the lock is free in between.

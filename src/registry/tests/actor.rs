@@ -14,6 +14,8 @@ use crate::telemetry::events::DecisionLog;
 struct FakeLoader;
 
 impl Loader<Fake> for FakeLoader {
+    fn attach(&self, _: Arc<tokio::sync::Notify>) {}
+
     fn inspect(&self, job: &Job, _: &Reporter) -> Result<Box<dyn Prepared<Fake>>, LoadError> {
         let Source::Path(path) = &job.source else { panic!("no descriptors here") };
         let bytes = std::fs::metadata(path).map_err(|e| LoadError::Invalid(e.to_string()))?.len();

@@ -69,6 +69,9 @@ impl Resident for Fake {
     fn failed(&self) -> Option<String> {
         self.failed.lock().expect("no panic").clone()
     }
+    fn device_lost(&self) -> bool {
+        self.failed().as_deref() == Some(LOST)
+    }
     fn late(&self) -> Option<Duration> {
         None
     }
@@ -120,6 +123,8 @@ impl Prepared<Fake> for FakeFile {
     }
 }
 
+/// Why a model fails whose device is lost.
+pub(super) const LOST: &str = "its device is lost";
 /// Text of an error that only the first device gives.
 pub(super) const ON_THE_FIRST: &str = "only the first device says this";
 

@@ -11,7 +11,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Fake, FakeFile, need, options};
+use super::{Fake, FakeFile, LOST, need, options};
 use crate::pool::budget::Budget;
 use crate::proto::admin::{Evicted, LoadRequest, ModelState};
 use crate::registry::catalog::{Found, Scan};
@@ -115,7 +115,7 @@ impl Sim {
         sim
     }
 
-    fn file(&mut self, id: &str) -> &mut File {
+    pub fn file(&mut self, id: &str) -> &mut File {
         &mut self.files.iter_mut().find(|f| f.0 == id).expect("a file").1
     }
 
@@ -324,8 +324,17 @@ impl Sim {
     }
 
     pub fn fail(&mut self, id: &str) {
+        self.fail_with(id, "simulated");
+    }
+
+    /// The device of a model is lost.
+    pub fn lose(&mut self, id: &str) {
+        self.fail_with(id, LOST);
+    }
+
+    fn fail_with(&mut self, id: &str, reason: &str) {
         if let Some(model) = self.core.entries[id].live.as_ref().and_then(|l| l.model.clone()) {
-            *model.failed.lock().expect("no panic") = Some("simulated".to_owned());
+            *model.failed.lock().expect("no panic") = Some(reason.to_owned());
             self.allow_abort(id);
             self.settle();
         }

@@ -1,11 +1,13 @@
 //! What users see, story by story, in simulated time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::ON_THE_FIRST;
 use super::sim::Sim;
+use crate::base::limits::DEVICE_LOST_AGAIN;
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
 use crate::proto::admin::{LoadRequest, ModelState};
@@ -90,6 +92,29 @@ fn a_gpu_is_taken_first_and_left_when_it_fails_unless_it_was_demanded() {
     sim.load(LoadRequest { model: "b".into(), ..LoadRequest::default() });
     sim.advance(S);
     assert_eq!((held(&sim, 0), held(&sim, 1)), (666, 0));
+    sim.end();
+}
+
+#[test]
+fn a_model_whose_device_is_lost_is_loaded_again_but_not_for_ever() {
+    let mut sim = Sim::new(1000, &[("a", 300, 10)], |_| ());
+    sim.acquire("a");
+    sim.advance(S);
+    let first = sim.leases[0].1.model.clone();
+    sim.lose("a");
+    sim.advance(S);
+    let now = |sim: &Sim| sim.core.entries["a"].live.as_ref().and_then(|l| l.model.clone()).expect("is loaded");
+    assert!(sim.state("a") == ModelState::Ready && !Arc::ptr_eq(&first, &now(&sim)), "another one is there");
+    // Again at once: now it may be the model.
+    drop(first);
+    sim.lose("a");
+    sim.advance(S);
+    assert_eq!(sim.state("a"), ModelState::Failed);
+    // A request that comes later tries it again.
+    sim.advance(DEVICE_LOST_AGAIN);
+    sim.acquire("a");
+    sim.advance(S);
+    assert_eq!(sim.state("a"), ModelState::Ready);
     sim.end();
 }
 

@@ -33,6 +33,8 @@ struct TestFile {
 }
 
 impl Loader<Loaded> for TestLoader {
+    fn attach(&self, _: Arc<tokio::sync::Notify>) {}
+
     fn inspect(&self, job: &Job, _: &Reporter) -> Result<Box<dyn Prepared<Loaded>>, LoadError> {
         if job.id == "broken" {
             return Err(LoadError::Invalid("tensor x is missing".into()));
@@ -70,6 +72,7 @@ impl Prepared<Loaded> for TestFile {
 
 fn loaded(id: String, engine: crate::engine::handle::Handle, facts: Arc<Facts>, grant: Grant) -> Loaded {
     Loaded {
+        worker: None,
         id,
         engine,
         tokenizer: Arc::new(tokenizer()),
