@@ -1,5 +1,5 @@
-// Normalization of rows and heads, alone or fused with the conversion of the result for a matrix
-// product. A group is what is normalized together; weight and bias repeat for each group.
+// Normalization of rows and heads; quantize.hip has it fused with the conversion for a product.
+// A group is what is normalized together; weight and bias repeat for each group.
 //
 // In place is allowed: a thread writes only elements that it alone reads.
 #include "prelude.h"
@@ -99,50 +99,3 @@ RF_KERNEL RF_BOUNDS(128) void norm_layer_team(const float* x, const float* w, co
   layer<1>(x + at, w, b, out + at, group, lane(), eps, nullptr);
 }
 RF_REGISTER(norm_layer_team)
-
-// RMS norm of a row of k (a multiple of 32), into q8 and, if asked for, f32: grid (rows).
-RF_KERNEL RF_BOUNDS(256) void norm_rms_q8(const float* x, const float* w, float* out, u8* xq, f2* xd, u32 k, float eps) {
-  RF_SHARED(float, scratch, 8);
-  const u32 row = bid_x();
-  const u64 at = (u64)row * k;
-  const float s = moment<8, true>(x + at, k, tid_x(), 0.f, scratch);
-  const float factor = rf_rsqrt(s / (float)k + eps);
-  // The eight lanes of a q8 block are in or out of the row together.
-  for (u32 i = tid_x() * 4; i < k; i += 1024) {
-    f4 v = load4(x + at, i) * factor;
-    if (w) v *= load4(w, i);
-    if (out) *(f4*)(out + at + i) = v;
-    const Q8 q = q8_quantize(v);
-    *(u32*)(xq + at + i) = q.q;
-    if (tid_x() % 8 == 0) xd[(at + i) / 32] = (f2){q.d, q.s};
-  }
-}
-RF_REGISTER(norm_rms_q8)
-
-// RMS norm of a row of k, into f16 with a scale and, if asked for, f32: grid (rows).
-RF_KERNEL RF_BOUNDS(256) void norm_rms_f16(const float* x, const float* w, float* out, f16* xh, float* xs, u32 k, float eps) {
-  RF_SHARED(float, sums, 8);
-  RF_SHARED(u32, tops, 8);
-  const u32 row = bid_x(), step = by_fours(k) ? 4 : 1;
-  const u64 at = (u64)row * k;
-  float s = 0.f;
-  u32 top = 0;
-  for (u32 i = tid_x() * step; i < k; i += 256 * step)
-    for (u32 j = 0; j < step; j++) {
-      const float v = x[at + i + j];
-      s = rf_fma(v, v, s);
-      top = __builtin_elementwise_max(top, bits(rf_abs(w ? v * w[i + j] : v)));
-    }
-  s = block_sum<8>(s, sums);
-  const float factor = rf_rsqrt(s / (float)k + eps);
-  const F16Scale scale = f16_scale(from_bits(block_max<8>(top, tops)) * factor);
-  if (tid_x() == 0) xs[row] = scale.scale;
-  for (u32 i = tid_x() * step; i < k; i += 256 * step)
-    for (u32 j = 0; j < step; j++) {
-      float v = x[at + i + j] * factor;
-      if (w) v *= w[i + j];
-      if (out) out[at + i + j] = v;
-      xh[at + i + j] = (f16)(v * scale.inverse);
-    }
-}
-RF_REGISTER(norm_rms_f16)

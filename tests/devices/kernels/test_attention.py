@@ -1,0 +1,141 @@
+"""kernels/attention.hip against a plain softmax in f64, over a paged cache."""
+
+import numpy as np
+
+from hip import KernelTest, ceil_div
+from paged import BLOCK, Cache
+
+
+def capacity(head_dim, head_dim_v):
+    return next(d for d in (64, 128, 256) if d >= max(head_dim, head_dim_v))
+
+
+def softmax_attention(q, k, v, positions, scale, window, softcap):
+    """q [tokens][n_head][dim], k and v [keys][n_head_kv][dim] in f64."""
+    group = q.shape[1] // k.shape[1]
+    keys = np.arange(len(k))
+    out = np.empty(q.shape[:2] + v.shape[2:])
+    for t, p in enumerate(positions):
+        visible = keys <= p
+        if window:
+            visible &= p - keys < window
+        for h in range(q.shape[1]):
+            s = k[:, h // group] @ q[t, h] * scale
+            if softcap:
+                s = softcap * np.tanh(s / softcap)
+            w = np.where(visible, np.exp(s - s[visible].max()), 0)
+            out[t, h] = w @ np.where(visible[:, None], v[:, h // group], 0) / w.sum()
+    return out
+
+
+class Attention(KernelTest):
+    def sequences(self, spans, dtype, n_head_kv, dim, dim_v, window):
+        """A cache that holds all spans (pos, len) up to their last token, and what the kernels need to find it."""
+        tables, starts, keys, values = [], [], [], []
+        blocks = sum(ceil_div(pos + n, BLOCK) for pos, n in spans)
+        cache = Cache(self, dtype, 2, 1, n_head_kv, dim, dim_v, blocks)
+        order = list(self.rng.permutation(blocks))
+        for pos, n in spans:
+            k = self.normal(pos + n, n_head_kv, dim).astype(dtype)
+            v = self.normal(pos + n, n_head_kv, dim_v).astype(dtype)
+            starts.append(len(tables))
+            for i in range(ceil_div(pos + n, BLOCK)):
+                if window and (i + 1) * BLOCK <= max(0, pos + 1 - window):
+                    tables.append(0)  # given back: nobody may look
+                    continue
+                block = order.pop()
+                cache.write(block, k[i * BLOCK : (i + 1) * BLOCK], v[i * BLOCK : (i + 1) * BLOCK])
+                tables.append(cache.address(block))
+            keys.append(k.astype(np.float64))
+            values.append(v.astype(np.float64))
+        token = np.cumsum([0] + [n for _, n in spans])
+        table = [(token[i], n, pos, starts[i]) for i, (pos, n) in enumerate(spans)]
+        return cache, self.d.array(np.array(table, np.uint32)), self.d.array(np.array(tables, np.uint64)), keys, values
+
+    def decode(self, dtype, n_head, n_head_kv, dim, dim_v, contexts, n_split, window=0, softcap=0.0):
+        spans = [(c - 1, 1) for c in contexts]
+        cache, d_spans, tables, keys, values = self.sequences(spans, dtype, n_head_kv, dim, dim_v, window)
+        size, kv, n = capacity(dim, dim_v), {2: "f16", 4: "f32"}[np.dtype(dtype).itemsize], len(contexts)
+        q = self.normal(n, n_head, dim, scale=2)
+        part = self.d.empty((n, n_head, n_split, size + 2))
+        out = self.d.empty((n, n_head, dim_v))
+        scale = float(np.float32(dim**-0.5))
+        self.d.launch(f"attend_split_{kv}_{size}", (n, n_head_kv, n_split), 128, self.d.array(q), part, d_spans, tables,
+                      cache.off_k, cache.off_v, n_head, n_head_kv, dim, dim_v, scale, window, softcap, n_split)
+        self.d.launch(f"attend_combine_{size}", (n, n_head), 64, part, out, n_head, dim_v, n_split)
+        want = np.concatenate([softmax_attention(q[i : i + 1].astype(np.float64), keys[i], values[i], [spans[i][0]], scale,
+                                                 window, softcap) for i in range(n)])
+        self.close(out.read(), want, 5e-6, f"{kv} {n_head}/{n_head_kv} heads of {dim}, {dim_v}, splits {n_split}")
+        self.d.release()
+
+    def test_decode_heads(self):
+        for dtype in (np.float16, np.float32):
+            for n_head, n_head_kv in [(1, 1), (4, 4), (4, 2), (6, 2), (7, 1), (16, 2), (9, 1), (17, 1)]:
+                self.decode(dtype, n_head, n_head_kv, 64, 64, [1, 33, 200], 2)
+
+    def test_decode_sizes(self):
+        for dtype in (np.float16, np.float32):
+            for dim, dim_v in [(8, 8), (16, 16), (32, 32), (80, 80), (96, 128), (112, 112), (128, 64), (192, 128), (256, 256), (66, 66)]:
+                self.decode(dtype, 4, 2, dim, dim_v, [5, 70], 2)
+
+    def test_decode_splits(self):
+        for n_split in [1, 2, 3, 7, 16]:
+            self.decode(np.float16, 4, 2, 128, 128, [1, 31, 32, 33, 129, 500], n_split)
+
+    def test_decode_window_and_softcap(self):
+        for window in [1, 5, 32, 33, 100]:
+            self.decode(np.float16, 4, 1, 64, 64, [3, 64, 101, 200], 3, window=window)
+        self.decode(np.float16, 4, 2, 64, 64, [3, 64, 101], 2, softcap=2.0)
+        self.decode(np.float32, 2, 1, 128, 128, [200], 2, window=40, softcap=30.0)
+
+    def prefill(self, dtype, n_head, n_head_kv, dim, dim_v, spans, window=0, softcap=0.0):
+        cache, d_spans, tables, keys, values = self.sequences(spans, dtype, n_head_kv, dim, dim_v, window)
+        size, kv = capacity(dim, dim_v), {2: "f16", 4: "f32"}[np.dtype(dtype).itemsize]
+        tokens = sum(n for _, n in spans)
+        tiles = np.array([(i, t) for i, (_, n) in enumerate(spans) for t in range(0, n, 16)], np.uint32)
+        q = self.normal(tokens, n_head, dim, scale=2)
+        out = self.d.empty((tokens, n_head, dim_v))
+        scale = float(np.float32(dim**-0.5))
+        self.d.launch(f"attend_tile_{kv}_{size}", (len(tiles), n_head), 128, self.d.array(q), out, d_spans,
+                      self.d.array(tiles), tables, cache.off_k, cache.off_v, n_head, n_head_kv, dim, dim_v, scale, window,
+                      softcap)
+        start, want = 0, []
+        for i, (pos, n) in enumerate(spans):
+            want.append(softmax_attention(q[start : start + n].astype(np.float64), keys[i], values[i], range(pos, pos + n),
+                                          scale, window, softcap))
+            start += n
+        self.close(out.read(), np.concatenate(want), 5e-6, f"{kv} {n_head}/{n_head_kv} heads of {dim}, {dim_v}")
+        self.d.release()
+
+    def test_prefill_spans(self):
+        for dtype in (np.float16, np.float32):
+            self.prefill(dtype, 4, 2, 64, 64, [(0, 1), (0, 16), (0, 17), (40, 3), (31, 33), (95, 50)])
+
+    def test_prefill_sizes(self):
+        for dtype in (np.float16, np.float32):
+            for dim, dim_v in [(8, 8), (16, 16), (32, 32), (80, 80), (96, 128), (112, 112), (128, 128), (192, 128), (256, 256), (66, 66)]:
+                self.prefill(dtype, 2, 1, dim, dim_v, [(3, 35)])
+
+    def test_prefill_window_and_softcap(self):
+        for window in [1, 5, 32, 33, 100]:
+            self.prefill(np.float16, 2, 1, 64, 64, [(0, 40), (150, 21)], window=window)
+        self.prefill(np.float16, 2, 2, 128, 128, [(20, 40)], softcap=2.0)
+
+    def test_nan_reaches_only_who_sees_it(self):
+        spans = [(0, 40)]
+        cache, d_spans, tables, keys, values = self.sequences(spans, np.float32, 1, 64, 64, 0)
+        bad = self.normal(40, 1, 64)
+        bad[20] = np.nan
+        q = self.d.array(self.normal(40, 1, 64))
+        for i in range(2):
+            rows = bad[i * 32 : (i + 1) * 32]
+            address = tables.read()[i]
+            block = next(b for b in range(2) if cache.address(b) == address)
+            cache.write(block, keys[0][i * 32 : (i + 1) * 32].astype(np.float32), rows)
+        out = self.d.empty((40, 1, 64))
+        tiles = self.d.array(np.array([(0, 0), (0, 16), (0, 32)], np.uint32))
+        self.d.launch("attend_tile_f32_64", (3, 1), 128, q, out, d_spans, tiles, tables, cache.off_k, cache.off_v, 1, 1,
+                      64, 64, 0.125, 0, 0.0)
+        got = np.isnan(out.read()).reshape(40, 64)
+        self.assertTrue(got[20:].all())
+        self.assertFalse(got[:20].any())
