@@ -8,11 +8,13 @@
 #include "quant/words.h"
 
 // Rows that a team makes at once, for C columns: more share the loads of the activations, which are what many
-// columns cost; fewer leave more teams, which one column needs. The two teams of a wave64 share them anyway. A
-// block of 4 teams makes max(4, 64 * C / RF_WAVE) rows, or max(4, 32 * C / RF_WAVE) pairs of gate and up; blocks
-// beyond the last row do nothing.
-constexpr u32 gemv_team_rows(u32 columns) { return 16 * columns / RF_WAVE < 2 ? 1 : 16 * columns / RF_WAVE; }
-constexpr u32 gemv_team_pairs(u32 columns) { return 8 * columns / RF_WAVE < 2 ? 1 : 8 * columns / RF_WAVE; }
+// columns cost; fewer leave more teams, which one column needs. The two teams of a wave64 share them anyway, and
+// formats with many scales or bits have no registers for more than two. The launch knows none of this: it has a block for
+// each four rows (a team a row), and those beyond the last row leave.
+template <class F> constexpr u32 gemv_team_rows(u32 columns) {
+  const u32 rows = 16 * columns / RF_WAVE, most = F::SCALES > 2 || sizeof(typename F::Piece) > 40 ? 2 : 4;
+  return rows < 2 ? 1 : rows < most ? rows : most;
+}
 
 // Columns from n_cols on are read as the last valid one, and never stored.
 template <class F, u32 C> struct Columns {
@@ -118,7 +120,7 @@ template <u32 C> RF_DEV float pick(const float (&v)[C]) {
 }
 
 template <class F, u32 C> RF_DEV void gemv(const GemvArgs& a) {
-  constexpr u32 R = gemv_team_rows(C);
+  constexpr u32 R = gemv_team_rows<F>(C);
   const u32 n = a.n0 + a.n1 + a.n2, row = (bid_x() * 4 + team()) * R;
   if (row >= n) return;  // whole teams leave
   GemvTarget t[R];
@@ -156,7 +158,7 @@ template <class F, u32 C> RF_DEV void gemv_k4(const GemvArgs& a) {
 // y = act(gate * x) * (up * x), act 0 SiLU, 1 GELU (tanh).
 template <class F, u32 C>
 RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const void* x, const f2* xd, u32 n_cols, u32 act) {
-  constexpr u32 PAIRS = gemv_team_pairs(C);
+  constexpr u32 PAIRS = (gemv_team_rows<F>(C) + 1) / 2;
   const u32 row = (bid_x() * 4 + team()) * PAIRS;
   if (row >= n) return;
   const u8* rows[2 * PAIRS];
