@@ -17,14 +17,19 @@ RF_DEV u32 top_of(f4 v, u32 top) {
   for (u32 j = 0; j < 4; j++) top = __builtin_elementwise_max(top, bits(rf_abs(v[j])));
   return top;
 }
+// Elements i .. i + 3 of a row of k, a multiple of 32.
+RF_DEV void put_q8(Q8 v, i8* xq, f2* xd, u32 i, u32 k) {
+  if (i >= k) return;
+  *(u32*)(xq + i) = v.q;
+  if (i % 32 == 0) xd[i / 32] = f2{v.d, v.s};
+}
 
 RF_KERNEL RF_BOUNDS(256) void quantize_q8(const float* x, i8* xq, f2* xd, u32 k) {
   const u64 row = bid_x();
-  // k is a multiple of 32: the eight lanes of a q8 block stay together.
-  for (u32 i = tid_x() * 4; i < k; i += 1024) {
-    const Q8 v = q8_quantize(four(x + row * k, i, k));
-    *(u32*)(xq + row * k + i) = v.q;
-    if (i % 32 == 0) xd[row * (k / 32) + i / 32] = f2{v.d, v.s};
+  // Teams stay together, as q8_quantize needs: lanes behind the end have zeros.
+  for (u32 first = team() * 128; first < k; first += 1024) {
+    const u32 i = first + lane() * 4;
+    put_q8(q8_quantize(four(x + row * k, i, k)), xq + row * k, xd + row * (k / 32), i, k);
   }
 }
 RF_REGISTER(quantize_q8)
@@ -56,15 +61,14 @@ RF_KERNEL RF_BOUNDS(256) void norm_rms_q8(const float* x, const float* w, float*
   float sum = 0.f;
   for (u32 i = tid_x() * 4; i < k; i += 1024) sum += squares(four(x + row * k, i, k));
   const float factor = rf_rsqrt(block_sum<8>(sum, scratch) / (float)k + eps);
-  for (u32 i = tid_x() * 4; i < k; i += 1024) {
+  for (u32 first = team() * 128; first < k; first += 1024) {
+    const u32 i = first + lane() * 4;
     const f4 y = weighted(four(x + row * k, i, k) * factor, w, i, k);
-    if (out) {
+    if (out && i < k) {
 #pragma unroll
       for (u32 j = 0; j < 4; j++) out[row * k + i + j] = y[j];
     }
-    const Q8 v = q8_quantize(y);
-    *(u32*)(xq + row * k + i) = v.q;
-    if (i % 32 == 0) xd[row * (k / 32) + i / 32] = f2{v.d, v.s};
+    put_q8(q8_quantize(y), xq + row * k, xd + row * (k / 32), i, k);
   }
 }
 RF_REGISTER(norm_rms_q8)
