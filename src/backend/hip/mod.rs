@@ -16,6 +16,7 @@ mod lower;
 mod memory;
 pub mod metadata;
 pub mod module;
+pub mod objects;
 mod places;
 mod program;
 mod stream;
