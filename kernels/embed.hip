@@ -4,7 +4,7 @@
 #define EMBED(fmt, F)                                                                                          \
   RF_KERNEL RF_BOUNDS(128) void embed_##fmt(const u8* table, const u32* tokens, float* out, u32 k, float scale) { \
     const u32 i = bid_x();                                                                                     \
-    F::expand(table + tokens[i] * F::row_bytes(k), out + (u64)i * k, k, scale, tid_x(), 128);                  \
+    F::Narrow::expand(table + tokens[i] * F::row_bytes(k), out + (u64)i * k, k, scale, tid_x(), 128);                  \
   }                                                                                                            \
   RF_REGISTER(embed_##fmt)
 

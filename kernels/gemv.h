@@ -6,9 +6,15 @@
 // gemv_<format>.hip makes the kernels of one format.
 #pragma once
 #include "quant/words.h"
-#ifndef GEMV_DEPTH
-#define GEMV_DEPTH(n) (n == 1 ? 2 : 1)
-#endif
+
+// Rows that a team makes at once, for C columns: more share the loads of the activations, which are what many
+// columns cost; fewer leave more teams, which one column needs. The two teams of a wave64 share them anyway, and
+// formats with many scales or bits have no registers for more than two. The launch knows none of this: it has a block for
+// each four rows (a team a row), and those beyond the last row leave.
+template <class F> constexpr u32 gemv_team_rows(u32 columns) {
+  const u32 rows = 16 * columns / RF_WAVE, most = F::SCALES > 2 || sizeof(typename F::Piece) > 40 ? 2 : 4;
+  return rows < 2 ? 1 : rows < most ? rows : most;
+}
 
 // Columns from n_cols on are read as the last valid one, and never stored.
 template <class F, u32 C> struct Columns {
@@ -51,7 +57,7 @@ RF_DEV void gemv_pieces(const u8* const (&row)[R], const Columns<F, C>& x, u32 p
 // This thread's share, pieces first, first + STEP, ..., of R rows.
 template <class F, u32 C, u32 R, u32 STEP>
 RF_DEV void gemv_rows(const u8* const (&row)[R], const Columns<F, C>& x, u32 k, u32 first, float (&acc)[R][C]) {
-  constexpr u32 DEPTH = GEMV_DEPTH(C * R);
+  constexpr u32 DEPTH = C * R == 1 && F::PIECE <= 32 ? 2 : 1;
   const u32 n = k / F::PIECE;
 #pragma unroll
   for (u32 r = 0; r < R; r++)
@@ -65,6 +71,7 @@ RF_DEV void gemv_rows(const u8* const (&row)[R], const Columns<F, C>& x, u32 k, 
 #pragma unroll 1
   for (; p < n; p += STEP) gemv_pieces<F, C, R, STEP, 1>(row, x, p, acc);
   if constexpr (F::TAIL) {
+#pragma unroll 1
     for (u32 i = n * F::PIECE + first; i < k; i += STEP)
 #pragma unroll
       for (u32 r = 0; r < R; r++) {
@@ -113,15 +120,24 @@ template <u32 C> RF_DEV float pick(const float (&v)[C]) {
 }
 
 template <class F, u32 C> RF_DEV void gemv(const GemvArgs& a) {
-  const u32 row = bid_x() * 4 + team();
-  if (row >= a.n0 + a.n1 + a.n2) return;  // whole teams leave
-  const GemvTarget t = gemv_target(a, row);
-  const u8* const rows[1] = {t.w + t.row * F::row_bytes(a.k)};
-  float acc[1][C];
-  gemv_rows<F, C, 1, 32>(rows, gemv_columns<F, C>(a.x, a.xd, a.k, a.n_cols), a.k, lane(), acc);
+  constexpr u32 R = gemv_team_rows<F>(C);
+  const u32 n = a.n0 + a.n1 + a.n2, row = (bid_x() * 4 + team()) * R;
+  if (row >= n) return;  // whole teams leave
+  GemvTarget t[R];
+  const u8* rows[R];
 #pragma unroll
-  for (u32 c = 0; c < C; c++) acc[0][c] = team_sum(acc[0][c]);
-  if (lane() < a.n_cols) gemv_store(t, a.r0, lane(), pick(acc[0]));
+  for (u32 r = 0; r < R; r++) {
+    t[r] = gemv_target(a, r == 0 || row + r < n ? row + r : n - 1);
+    rows[r] = t[r].w + t[r].row * F::row_bytes(a.k);
+  }
+  float acc[R][C];
+  gemv_rows<F, C, R, 32>(rows, gemv_columns<F, C>(a.x, a.xd, a.k, a.n_cols), a.k, lane(), acc);
+#pragma unroll
+  for (u32 r = 0; r < R; r++) {
+#pragma unroll
+    for (u32 c = 0; c < C; c++) acc[r][c] = team_sum(acc[r][c]);
+    if (row + r < n && lane() < a.n_cols) gemv_store(t[r], a.r0, lane(), pick(acc[r]));
+  }
 }
 
 // The four teams of a block share a row: for matrices with too few rows to fill the card.
@@ -142,17 +158,25 @@ template <class F, u32 C> RF_DEV void gemv_k4(const GemvArgs& a) {
 // y = act(gate * x) * (up * x), act 0 SiLU, 1 GELU (tanh).
 template <class F, u32 C>
 RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const void* x, const f2* xd, u32 n_cols, u32 act) {
-  const u32 row = bid_x() * 4 + team();
+  constexpr u32 PAIRS = (gemv_team_rows<F>(C) + 1) / 2;
+  const u32 row = (bid_x() * 4 + team()) * PAIRS;
   if (row >= n) return;
-  const u64 at = row * F::row_bytes(k);
-  const u8* const rows[2] = {gate + at, up + at};
-  float acc[2][C];
-  gemv_rows<F, C, 2, 32>(rows, gemv_columns<F, C>(x, xd, k, n_cols), k, lane(), acc);
+  const u8* rows[2 * PAIRS];
 #pragma unroll
-  for (u32 c = 0; c < C; c++) acc[0][c] = team_sum(acc[0][c]), acc[1][c] = team_sum(acc[1][c]);
-  if (lane() < n_cols) {
-    const float g = pick(acc[0]), u = pick(acc[1]);
-    y[(u64)lane() * n + row] = (act ? rf_gelu(g) : rf_silu(g)) * u;
+  for (u32 i = 0; i < PAIRS; i++) {
+    const u64 at = (i == 0 || row + i < n ? row + i : n - 1) * F::row_bytes(k);
+    rows[2 * i] = gate + at, rows[2 * i + 1] = up + at;
+  }
+  float acc[2 * PAIRS][C];
+  gemv_rows<F, C, 2 * PAIRS, 32>(rows, gemv_columns<F, C>(x, xd, k, n_cols), k, lane(), acc);
+#pragma unroll
+  for (u32 i = 0; i < PAIRS; i++) {
+#pragma unroll
+    for (u32 c = 0; c < C; c++) acc[2 * i][c] = team_sum(acc[2 * i][c]), acc[2 * i + 1][c] = team_sum(acc[2 * i + 1][c]);
+    if (row + i < n && lane() < n_cols) {
+      const float g = pick(acc[2 * i]), u = pick(acc[2 * i + 1]);
+      y[(u64)lane() * n + row + i] = (act ? rf_gelu(g) : rf_silu(g)) * u;
+    }
   }
 }
 
@@ -174,4 +198,4 @@ RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const
   GEMV_KERNEL(fmt, C, _k4, gemv_k4<F::Narrow, C>) \
   GEMV_GLU_KERNEL(fmt, F, C)
 #define GEMV_FORMAT(fmt, F) \
-  GEMV_COLUMNS(fmt, F, 1) GEMV_COLUMNS(fmt, F, 2) GEMV_COLUMNS(fmt, F, 4) GEMV_COLUMNS(fmt, F, 8)
+  GEMV_COLUMNS(fmt, F, 1) GEMV_COLUMNS(fmt, F, 2) GEMV_COLUMNS(fmt, F, 4) GEMV_COLUMNS(fmt, F::Narrow, 8)

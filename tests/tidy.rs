@@ -51,6 +51,7 @@ const CRATES: &[(&str, &str)] = &[
     ("memmap2", "gguf pool backend"),
     ("hip_sys", "backend"),
     ("libloading", "backend"),
+    ("ruzstd", "backend"),
 ];
 
 /// The only files that may say `unsafe`; each opens by saying what it guarantees to safe callers.

@@ -27,6 +27,7 @@ template <u32 WORDS, u32 GROUPS> struct ActivationsOf { u32 q[WORDS]; float d[GR
 // TOP bounds |code - OFFSET|. SIGNED codes are two's complement bytes.
 template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED = false, u32 WORDS = 8> struct Coded {
   static constexpr u32 PIECE = 4 * WORDS, RUN = WORDS / GROUPS;  // weights of a piece; words of a group
+  static constexpr u32 SCALES = GROUPS;
   static constexpr bool TAIL = false;
   using Codes = CodesOf<WORDS, GROUPS>;
   using Activations = ActivationsOf<WORDS, GROUPS>;

@@ -6,6 +6,7 @@
 
 template <class F, class T> struct Float {
   static constexpr u32 PIECE = 8, BLOCK = PIECE, BYTES = 8 * sizeof(T), WORDS = BYTES / 4;
+  static constexpr u32 SCALES = 0;
   static constexpr bool TAIL = true;
   using Narrow = F;
   struct Codes { float v[8]; };

@@ -29,7 +29,7 @@ impl Device {
     /// Opens device `index` of those that the runtime shows.
     ///
     /// # Errors
-    /// [`HipError`]; from a runtime before HIP 6 `hipErrorNotSupported`.
+    /// [`HipError`].
     pub fn open(hip: &'static Hip, index: u32) -> Result<Self, HipError> {
         hip.set_device(index)?;
         let properties = hip.properties(index)?;

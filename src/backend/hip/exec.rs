@@ -48,8 +48,8 @@ impl HipBackend {
         self.device.select()?;
         let caches = &self.caches;
         let filled = self.inputs.fill(self.arrays.bytes_mut(), batch, |group, block| caches[group].address(block))?;
+        let since = Instant::now();
         self.flight.outputs = batch.outputs.len();
-        self.flight.since = Some(Instant::now());
         if !batch.tokens.is_empty() {
             // The numbers from which parts are made are those of the bucket: a recording fits all.
             let keys = bucket_keys(bucket(filled.keys));
@@ -89,6 +89,7 @@ impl HipBackend {
             }
             self.stream.record(&mut self.event).map_err(failed)?;
         }
+        self.flight.since = Some(since);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use hip_sys::hiprt;
 
 use super::device::Device;
 use super::metadata::{CodeObject, KernelInfo};
+use super::objects;
 use super::sys::check;
 use crate::backend::BackendError;
 
@@ -88,6 +89,21 @@ impl Kernels {
             }
         }
         Ok(Self { functions })
+    }
+
+    /// Loads the kernels that this build has for `device`, which must be this thread's.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] if it has none.
+    pub fn embedded(device: &Device) -> Result<Self, BackendError> {
+        let objects = objects::for_target(&device.arch).map_err(|e| BackendError::Unsupported(e.to_string()))?;
+        if objects.is_empty() {
+            let has =
+                objects::ABSENT.map_or_else(|| format!("only for {}", objects::TARGETS.join(", ")), str::to_owned);
+            let what = format!("no kernels for {} ({}) in this build: {has}", device.arch, device.name);
+            return Err(BackendError::Unsupported(what));
+        }
+        Self::load(device, &objects)
     }
 
     /// The kernel of this name.

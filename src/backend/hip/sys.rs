@@ -35,7 +35,7 @@ pub enum WhyNot {
         tried: Vec<String>,
     },
     /// The library lacks a function.
-    #[error("{path} has no function {symbol}: too old, or no HIP runtime")]
+    #[error("{path} has no function {symbol}: older than HIP 6, or no HIP runtime")]
     MissingSymbol {
         /// The library.
         path: String,
@@ -92,7 +92,7 @@ impl Hip {
     }
 
     fn first_of(names: &[OsString]) -> std::result::Result<&'static Self, WhyNot> {
-        let mut tried = Vec::new();
+        let (mut tried, mut incomplete) = (Vec::new(), None);
         for name in names {
             // SAFETY: opening a library runs its initializers. It is the system's HIP runtime, or
             // a file that the user named to be run as one.
@@ -108,7 +108,11 @@ impl Hip {
             let library: &'static Library = Box::leak(Box::new(library));
             let table = match Table::resolve(library) {
                 Ok(table) => table,
-                Err(symbol) => return Err(WhyNot::MissingSymbol { path, symbol: symbol.to_owned() }),
+                Err(symbol) => {
+                    // An old runtime in the system's folders must not hide a new one elsewhere.
+                    incomplete.get_or_insert(WhyNot::MissingSymbol { path, symbol: symbol.to_owned() });
+                    continue;
+                }
             };
             let hip: &'static Self = Box::leak(Box::new(Self { table, path }));
             return match hip.start() {
@@ -120,7 +124,7 @@ impl Hip {
                 Ok(_) => Ok(hip),
             };
         }
-        Err(WhyNot::NoLibrary { tried })
+        Err(incomplete.unwrap_or(WhyNot::NoLibrary { tried }))
     }
 
     fn start(&self) -> Result<u32> {
@@ -203,16 +207,13 @@ impl Hip {
     /// A device's properties.
     ///
     /// # Errors
-    /// [`HipError`]; `hipErrorNotSupported` from a runtime before HIP 6.
+    /// [`HipError`].
     pub fn properties(&self, device: u32) -> Result<Properties> {
-        const CALL: &str = "hipGetDevicePropertiesR0600";
-        let Some(f) = self.table.hipGetDevicePropertiesR0600 else {
-            return Err(HipError { code: error::NOT_SUPPORTED, call: CALL });
-        };
         let mut buffer = Box::new(PropertyBuffer([0; PROPERTY_BYTES]));
         // SAFETY: R0600 writes 1472 bytes, of which later runtimes use reserved ones; the buffer
         // has that and more, aligned as the struct is.
-        check(CALL, unsafe { f((&raw mut *buffer).cast(), device as c_int) })?;
+        let code = unsafe { (self.table.hipGetDevicePropertiesR0600)((&raw mut *buffer).cast(), device as c_int) };
+        check("hipGetDevicePropertiesR0600", code)?;
         Ok(Properties::read(&buffer.0))
     }
 }

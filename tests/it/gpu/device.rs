@@ -1,4 +1,4 @@
-//! Device "host" and the kernels it runs, built when the sources are newer.
+//! Device "host", built when its sources are newer, with the kernels that the build put into the library.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use rocmforge::backend::hip::device::Device;
 use rocmforge::backend::hip::module::Kernels;
+use rocmforge::backend::hip::objects;
 use rocmforge::backend::hip::sys::Hip;
 use rocmforge::backend::hip::{HipBackend, Options, StartError};
 use rocmforge::plan::Plan;
@@ -24,29 +25,18 @@ pub fn gpu() -> Option<&'static Gpu> {
 }
 
 fn open() -> Option<Gpu> {
-    let clang = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
-    if !["clang++-19", "clang++"].iter().any(|c| clang(c)) {
-        eprintln!("SKIPPED: no clang that builds kernels and device \"host\"");
+    if let Some(why) = objects::ABSENT {
+        eprintln!("SKIPPED: {why}");
         return None;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gpu");
-    let run = |script: &str, args: &[&Path]| {
-        let done = Command::new("sh").arg(root.join(script)).args(args).status().expect("sh runs");
-        assert!(done.success(), "{script} failed");
-    };
-    let (objects, host) = (out.join("objects"), out.join("host"));
-    run("kernels/compile.sh", &[&objects, Path::new("gfx1100")]);
-    run("tests/devices/host/build.sh", &[&host]);
+    let host = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("device-host");
+    let done = Command::new("sh").arg(root.join("tests/devices/host/build.sh")).arg(&host).status().expect("sh runs");
+    assert!(done.success(), "device \"host\" cannot be built");
     let hip = Hip::open(&host.join("libamdhip64.so")).expect("device \"host\"");
     let device = Device::open(hip, 0).expect("it has one device");
     assert_eq!(device.arch, "gfx1100");
-    let files = std::fs::read_dir(&objects).expect("the folder").flatten().map(|e| e.path());
-    let objects: Vec<Vec<u8>> = files
-        .filter(|p| p.extension().is_some_and(|e| e == "hsaco"))
-        .map(|p| std::fs::read(&p).expect("an object"))
-        .collect();
-    let kernels = Kernels::load(&device, &objects).expect("sound objects");
+    let kernels = Kernels::embedded(&device).expect("sound objects");
     Some(Gpu { device, kernels })
 }
 

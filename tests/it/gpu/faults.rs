@@ -15,17 +15,18 @@ use rocmforge::quant::GgmlType;
 use super::device::{Gpu, gpu};
 use super::plan::plan;
 
-/// Runs the ignored test `name` in a process with `vars`.
+/// Runs the ignored test `name` in a process with `vars`; what it says.
 #[track_caller]
-pub fn alone(name: &str, vars: &[(&str, &str)]) {
+pub fn alone(name: &str, vars: &[(&str, &str)]) -> String {
     if gpu().is_none() {
-        return;
+        return String::new();
     }
     let mut test = Command::new(std::env::current_exe().expect("this test"));
     test.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]).envs(vars.iter().copied());
     let out = test.output().expect("runs");
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && text.contains("1 passed"), "{name} with {vars:?}:\n{text}");
+    text
 }
 
 /// Loads the small plan and runs steps of one token until something happens.
@@ -53,19 +54,26 @@ fn run(steps: u32) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Whichever allocation is refused, the activations', one of the weights' or a slab's.
 #[test]
 fn memory_that_is_refused() {
-    // The first allocation is the activations', then the weights', then slabs.
-    for n in ["1", "12", "30", "60", "61"] {
-        alone("faults::refused", &[("HOSTHIP_FAIL_MALLOC", n)]);
+    if gpu().is_none() {
+        return;
     }
-    alone("faults::refused", &[("HOSTHIP_MEMORY_MB", "1")]);
+    let refused = (1..).step_by(7).take_while(|n: &u32| {
+        let said = alone("faults::refused", &[("HOSTHIP_FAIL_MALLOC", &n.to_string())]);
+        said.contains("refused: out of memory")
+    });
+    assert!(refused.count() >= 5, "there are over 30 allocations");
+    let said = alone("faults::refused", &[("HOSTHIP_MEMORY_MB", "1")]);
+    assert!(said.contains("refused: out of memory"), "{said}");
 }
 
 #[test]
 #[ignore = "run by memory_that_is_refused"]
 fn refused() {
-    let error = run(1).expect_err("an allocation was refused");
+    let Err(error) = run(1) else { return };
+    println!("refused: {error}");
     let StartError::Backend(BackendError::OutOfMemory { device, bytes, .. }) = error else { panic!("{error}") };
     assert!(device == "gpu gfx1100" && bytes > 0);
     let (free, total) = gpu().expect("open").device.memory().expect("told");
@@ -90,7 +98,7 @@ fn lost() {
 
 #[test]
 fn a_device_that_hangs_does_not_hold_its_caller() {
-    alone("faults::hung", &[("HOSTHIP_HANG_AT", "30"), ("HOSTHIP_LAZY", "1")]);
+    alone("faults::hung", &[("HOSTHIP_HANG_AT", "30")]);
 }
 
 #[test]

@@ -19,14 +19,14 @@ macro_rules! table {
     (
         required { $( fn $name:ident ( $($arg:ident : $ty:ty),* $(,)? ); )* }
         optional { $( fn $oname:ident ( $($oarg:ident : $oty:ty),* $(,)? ); )* }
-        unknown to hip-sys { $( fn $uname:ident ( $($uarg:ident : $uty:ty),* $(,)? ); )* }
+        required, unknown to hip-sys { $( fn $uname:ident ( $($uarg:ident : $uty:ty),* $(,)? ); )* }
     ) => {
         /// The functions; those behind an `Option` came with later runtimes or may be left out.
         #[allow(missing_docs)] // The HIP API reference documents them.
         pub struct Table {
             $( pub $name: unsafe extern "C" fn($($arg: $ty),*) -> Code, )*
             $( pub $oname: Option<unsafe extern "C" fn($($oarg: $oty),*) -> Code>, )*
-            $( pub $uname: Option<unsafe extern "C" fn($($uarg: $uty),*) -> Code>, )*
+            $( pub $uname: unsafe extern "C" fn($($uarg: $uty),*) -> Code, )*
         }
 
         impl Table {
@@ -43,7 +43,9 @@ macro_rules! table {
                             .get::<unsafe extern "C" fn($($arg: $ty),*) -> Code>(name(concat!(stringify!($name), "\0")))
                             .map_err(|_| stringify!($name))?, )*
                         $( $oname: library.get(name(concat!(stringify!($oname), "\0"))).ok().map(|f| *f), )*
-                        $( $uname: library.get(name(concat!(stringify!($uname), "\0"))).ok().map(|f| *f), )*
+                        $( $uname: *library
+                            .get::<unsafe extern "C" fn($($uarg: $uty),*) -> Code>(name(concat!(stringify!($uname), "\0")))
+                            .map_err(|_| stringify!($uname))?, )*
                     })
                 }
             }
@@ -115,7 +117,7 @@ table! {
         fn hipGraphDestroy(graph: hiprt::hipGraph_t);
     }
     // Since HIP 6.0. The struct it fills grows from version to version: see `sys::Properties`.
-    unknown to hip-sys {
+    required, unknown to hip-sys {
         fn hipGetDevicePropertiesR0600(properties: *mut c_void, device: c_int);
     }
 }

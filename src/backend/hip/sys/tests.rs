@@ -79,6 +79,7 @@ fn fake(special: &str) -> String {
         "hipModuleUnload",
         "hipModuleGetFunction",
         "hipModuleLaunchKernel",
+        "hipGetDevicePropertiesR0600",
     ];
     let plain = required.iter().filter(|name| !special.contains(&format!("{name}(")));
     let plain: String = plain.map(|name| format!("int {name}() {{ return 0; }}\n")).collect();
@@ -92,6 +93,11 @@ fn a_library_that_is_no_hip_runtime_is_named_with_what_it_lacks() {
     let why = Hip::open(&path).expect_err("not complete");
     let symbol = "hipRuntimeGetVersion".to_owned();
     assert_eq!(why, WhyNot::MissingSymbol { path: path.display().to_string(), symbol });
+    // It does not hide one that is complete.
+    let special = "int hipGetDeviceCount(int *n) { *n = 1; return 0; }";
+    let Some(complete) = library(dir.path(), "b.so", &fake(special)) else { return };
+    let hip = Hip::first_of(&[path.into_os_string(), complete.clone().into_os_string()]).expect("the second");
+    assert_eq!(hip.path(), complete.display().to_string());
 }
 
 #[test]
