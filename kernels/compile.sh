@@ -1,6 +1,7 @@
 #!/bin/sh
-# Compiles kernels by hand, as build.rs does: compile.sh FOLDER TARGET... makes FOLDER/NAME.TARGET.hsaco.
-# $ROCMFORGE_CLANG or clang++-19; only what is older than its sources is compiled again.
+# Compiles kernels by hand, as build.rs does: compile.sh FOLDER TARGET... makes FOLDER/NAME.TARGET.hsaco
+# of the kernels here, or of those in $KERNELS. $ROCMFORGE_CLANG or clang++-19; only what is older than
+# its sources is compiled again.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1
@@ -9,10 +10,10 @@ clang=${ROCMFORGE_CLANG:-$(command -v clang++-19 || command -v clang++)}
 flags=$(tr '\n' ' ' <"$here/flags")
 mkdir -p "$out"
 for target in "$@"; do
-  for source in "$here"/*.hip; do
+  for source in "${KERNELS:-$here}"/*.hip; do
     object=$out/$(basename "$source" .hip).$target.hsaco
     if [ ! -e "$object" ] || [ -n "$(find "$source" "$here" -name '*.h' -newer "$object" -o -path "$source" -newer "$object")" ]; then
       echo "$target $source $object"
     fi
   done
-done | (cd "$here" && xargs -r -L 1 -P "${JOBS:-2}" sh -c "$clang $flags --offload-arch=\"\$0\" \"\$1\" -o \"\$2\"")
+done | (cd "$here" && xargs -r -L 1 -P "${JOBS:-2}" sh -c "$clang $flags -I . --offload-arch=\"\$0\" \"\$1\" -o \"\$2\"")

@@ -31,9 +31,10 @@ const LIMITS: &[Limit] = &[
     Limit { kernels: "attend_split_", vgprs: (192, 256), lds: 20 << 10, must: &[] },
     Limit { kernels: "attend_tile_", vgprs: (160, 256), lds: 20 << 10, must: &[] },
     Limit { kernels: "attend_combine_", vgprs: (32, 32), lds: 0, must: &[] },
-    Limit { kernels: "gemv_", vgprs: (128, 256), lds: 16 << 10, must: &[] },
-    Limit { kernels: "gemv_q", vgprs: (128, 256), lds: 16 << 10, must: DOT4 },
-    Limit { kernels: "gemv_glu_q", vgprs: (128, 256), lds: 16 << 10, must: DOT4 },
+    Limit { kernels: "embed_", vgprs: (128, 128), lds: 0, must: &[] },
+    Limit { kernels: "gemv_", vgprs: (192, 256), lds: 16 << 10, must: &[] },
+    Limit { kernels: "gemv_q", vgprs: (192, 256), lds: 16 << 10, must: DOT4 },
+    Limit { kernels: "gemv_glu_q", vgprs: (192, 256), lds: 16 << 10, must: DOT4 },
     Limit { kernels: "gemm_", vgprs: (256, 512), lds: 64 << 10, must: MATRIX },
 ];
 
