@@ -73,8 +73,7 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
     h2 h[16];
     float shrink = 1.f;
     {
-      const u32 p = 2 * step + half;
-      const auto codes = F::codes(panel, p);
+      const auto codes = F::panel_codes(panel, 2 * step + half, k);
       const float top = from_bits(team_max<2>(bits(F::bound(codes))));
       if (top < RF_INF && (step == 0 || top * factor > 32768.f)) {
         const float now = gemm_factor(top);
@@ -82,10 +81,6 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
         factor = now;
       }
       F::halves(codes, factor, h);
-      if (p * 32 >= k) {
-#pragma unroll
-        for (u32 i = 0; i < 16; i++) h[i] = h2{0, 0};
-      }
     }
     barrier();
 #pragma unroll
@@ -127,21 +122,42 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
   barrier();
   if (half == 0) ratio[mine] = gemm_inverse(factor);
   barrier();
+  // All that an element needs is loaded, as of the last row or column where it has none, before any is stored.
 #pragma unroll
-  for (u32 a = 0; a < 2; a++)
+  for (u32 a = 0; a < 2; a++) {
+    u32 c[TILE_ACC];
+    float scale[TILE_ACC];
 #pragma unroll
-    for (u32 b = 0; b < TILES; b++)
+    for (u32 i = 0; i < TILE_ACC; i++) {
+      c[i] = col0 + wave_col + 16 * a + tile_row(i);
+      scale[i] = xs[c[i] < n_cols ? c[i] : n_cols - 1];
+    }
+#pragma unroll
+    for (u32 b = 0; b < TILES; b++) {
+      float v[TILE_ACC];
+      u32 r[TILE_ACC], from[TILE_ACC];
 #pragma unroll
       for (u32 i = 0; i < TILE_ACC; i++) {
-        const u32 r = wave_row + 16 * b + tile_col(i), c = col0 + wave_col + 16 * a + tile_row(i);
-        if (row0 + r < n && c < n_cols) {
-          const u64 at = (u64)c * n + row0 + r;
-          float v = acc[a][b][i] * ratio[r] * xs[c];
-          if (bias) v += bias[row0 + r];
-          if (residual) v += residual[at];
-          y[at] = v;
-        }
+        r[i] = row0 + wave_row + 16 * b + tile_col(i);
+        from[i] = r[i] < n ? r[i] : n - 1;
+        v[i] = acc[a][b][i] * ratio[r[i] - row0] * scale[i];
       }
+      if (bias) {
+#pragma unroll
+        for (u32 i = 0; i < TILE_ACC; i++) v[i] += bias[from[i]];
+      }
+      if (residual) {
+        float add[TILE_ACC];
+#pragma unroll
+        for (u32 i = 0; i < TILE_ACC; i++) add[i] = residual[(u64)(c[i] < n_cols ? c[i] : n_cols - 1) * n + from[i]];
+#pragma unroll
+        for (u32 i = 0; i < TILE_ACC; i++) v[i] += add[i];
+      }
+#pragma unroll
+      for (u32 i = 0; i < TILE_ACC; i++)
+        if (r[i] < n && c[i] < n_cols) y[(u64)c[i] * n + r[i]] = v[i];
+    }
+  }
 }
 
 #define GEMM_FORMAT(fmt, F)                                                                                        \
