@@ -56,7 +56,7 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
   float factor = 1.f;
 
   // A wave makes 32 columns (two tiles) by TILES tiles of rows.
-  constexpr u32 WAVES = 256 / RF_WAVE, TILES = 16 / WAVES;
+  constexpr u32 WAVES = 256 / RF_WAVE, TILES = 16 / WAVES, LINE = GEMM_LINE * 8;
   const u32 wave_col = wave() % 2 * 32, wave_row = wave() / 2 * TILES * 16;
   Acc acc[2][TILES];
 #pragma unroll
@@ -84,9 +84,12 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
     }
     barrier();
 #pragma unroll
-    for (u32 i = 0; i < 4; i++)
-      weights[mine * GEMM_LINE + half * 4 + i] = u4{__builtin_bit_cast(u32, h[4 * i]), __builtin_bit_cast(u32, h[4 * i + 1]),
-                                                    __builtin_bit_cast(u32, h[4 * i + 2]), __builtin_bit_cast(u32, h[4 * i + 3])};
+    for (u32 i = 0; i < 4; i++) {
+      u4 eight;
+#pragma unroll
+      for (u32 j = 0; j < 4; j++) eight[j] = __builtin_bit_cast(u32, h[4 * i + j]);
+      weights[mine * GEMM_LINE + half * 4 + i] = eight;
+    }
 #pragma unroll
     for (u32 i = 0; i < 2; i++)
       inputs[(t / 8 + 32 * i) * GEMM_LINE + chunk] = u4{x[i].v[0], x[i].v[1], x[i].v[2], x[i].v[3]};
@@ -109,10 +112,10 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
     for (u32 z = 0; z < GEMM_STEP / 16; z++) {
       TileB tile[TILES];
 #pragma unroll
-      for (u32 b = 0; b < TILES; b++) tile[b] = tile_load_b(wh + (wave_row + 16 * b) * GEMM_LINE * 8 + 16 * z, GEMM_LINE * 8);
+      for (u32 b = 0; b < TILES; b++) tile[b] = tile_load_b(wh + (wave_row + 16 * b) * LINE + 16 * z, LINE);
 #pragma unroll
       for (u32 a = 0; a < 2; a++) {
-        const TileA in = tile_load_a(ih + (wave_col + 16 * a) * GEMM_LINE * 8 + 16 * z, GEMM_LINE * 8);
+        const TileA in = tile_load_a(ih + (wave_col + 16 * a) * LINE + 16 * z, LINE);
 #pragma unroll
         for (u32 b = 0; b < TILES; b++) acc[a][b] = tile_mma(in, tile[b], acc[a][b]);
       }
@@ -160,9 +163,9 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
   }
 }
 
-#define GEMM_FORMAT(fmt, F)                                                                                        \
-  RF_KERNEL RF_BOUNDS(256) void gemm_##fmt(const u8* w, float* y, const float* b, const float* r, u32 n, u32 k,    \
-                                           const f16* xh, const float* xs, u32 n_cols) {                           \
-    gemm<F::Narrow>(w, y, b, r, n, k, xh, xs, n_cols);                                                                     \
-  }                                                                                                                \
+#define GEMM_FORMAT(fmt, F)                                                                                      \
+  RF_KERNEL RF_BOUNDS(256) void gemm_##fmt(const u8* w, float* y, const float* b, const float* r, u32 n, u32 k,  \
+                                           const f16* xh, const float* xs, u32 n_cols) {                         \
+    gemm<F::Narrow>(w, y, b, r, n, k, xh, xs, n_cols);                                                           \
+  }                                                                                                              \
   RF_REGISTER(gemm_##fmt)

@@ -83,7 +83,7 @@ template <class F, class T> struct Float {
   }
   RF_DEV void halves(const Panel& w, float factor, h2 out[16]) {
 #pragma unroll
-    for (u32 i = 0; i < 16; i++) out[i] = f2_to_h2(f2{of_words(w.v, 2 * i) * factor, of_words(w.v, 2 * i + 1) * factor});
+    for (u32 i = 0; i < 16; i++) out[i] = f2_to_h2(f2{of_words(w.v, 2 * i), of_words(w.v, 2 * i + 1)} * factor);
   }
 
   RF_DEV void expand(const u8* row, float* out, u32 k, float factor, u32 t, u32 threads) {
