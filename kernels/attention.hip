@@ -1,5 +1,5 @@
 // Causal attention over the paged cache: an online softmax, block of 32 keys by block (Milakov &
-// Gimelshein 2018; Dao et al. 2022). The cache's layout is in store.hip.
+// Gimelshein 2018; Dao et al. 2022). Prefill over f16 has a faster form in attention_mma.hip.
 //
 // A team works on one block of keys at a time for several *rows* that share a key head: query heads
 // of one token in decode, neighbouring tokens of one head in prefill. For the scores a lane is a
@@ -7,35 +7,7 @@
 // lanes, come from LDS.
 //
 // D is the capacity for head_dim and head_dim_v, which are even; scores are in powers of two.
-#include "prelude.h"
-
-// Tokens start .. start + len of the step, at positions pos ..; its blocks from tables[table] on.
-struct Span {
-  u32 start, len, pos, table;
-};
-
-// One layer, as one key head sees it.
-struct Layer {
-  const u64* table;  // blocks of the span
-  u32 off_k, off_v;  // bytes in a block to this head's keys and values
-  u32 head_dim, head_dim_v;
-  u32 window;     // 0: none
-  float softcap;  // with log2 e; 0: none
-};
-
-template <class T>
-RF_DEV Layer layer_of(Span span, const u64* tables, u32 off_k, u32 off_v, u32 head, u32 head_dim, u32 head_dim_v, u32 window, float softcap) {
-  return {tables + span.table,
-          off_k + head * 32 * head_dim * (u32)sizeof(T),
-          off_v + head * 32 * head_dim_v * (u32)sizeof(T),
-          head_dim,
-          head_dim_v,
-          window,
-          softcap * RF_LOG2E};
-}
-
-// First position that a query at `position` sees.
-RF_DEV u32 first_visible(u32 position, u32 window) { return window && position >= window ? position + 1 - window : 0; }
+#include "paged.h"
 
 // The rows of a team. A lane has the pairs 2 (lane + 32 j) of each row's result.
 template <u32 D, u32 R> struct Rows {

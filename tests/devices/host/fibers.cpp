@@ -115,19 +115,40 @@ class Runner {
     return where;
   }
 
-  // Every team runs to the barrier or its end; true if all have ended.
+  // Runs a team to its next place to wait for more than itself.
+  u32 advance(u32 first) {
+    resume(first);
+    u32 where = meeting(first);
+    while (where % 4 == TEAM) {
+      resume(first);
+      where = meeting(first);
+    }
+    return where;
+  }
+
+  // Runs the teams of a wave to the barrier or their end.
+  u32 advance_wave(u32 first) {
+    constexpr u32 TEAMS = RF_WAVE / 32;
+    for (;;) {
+      u32 where = RUNS;
+      for (u32 t = 0; t < TEAMS; t++) {
+        const u32 team = first + 32 * (reverse_ ? TEAMS - 1 - t : t);
+        if (team >= block_->threads) continue;
+        const u32 here = advance(team);
+        if (t && here != where) broken("teams of one wave wait at different places", here);
+        where = here;
+      }
+      if (where % 4 != WAVE) return where;
+    }
+  }
+
+  // Every wave runs to the barrier or its end; true if all have ended.
   bool round() {
     u32 barrier = RUNS;
     bool ended = false;
-    const u32 teams = (block_->threads + 31) / 32;
-    for (u32 t = 0; t < teams; t++) {
-      const u32 first = 32 * (reverse_ ? teams - 1 - t : t);
-      resume(first);
-      u32 where = meeting(first);
-      while (where % 4 == TEAM) {
-        resume(first);
-        where = meeting(first);
-      }
+    const u32 waves = (block_->threads + RF_WAVE - 1) / RF_WAVE;
+    for (u32 w = 0; w < waves; w++) {
+      const u32 where = advance_wave(RF_WAVE * (reverse_ ? waves - 1 - w : w));
       if (where == RUNS) {
         ended = true;
       } else {

@@ -71,6 +71,14 @@ MUTANTS = [
     ("quantize.hip", "if (i >= k) return;", "if (i > k) return;", "quantize"),
     ("quantize.hip", "if (i % 32 == 0) xd", "if (i % 64 == 0) xd", "quantize"),
     ("embed.hip", "tokens[i] * F::row_bytes", "i * F::row_bytes", "embed"),
+    ("attention_mma.hip", "tile_col(i)] = s[t][i];\n  wave_sync();", "tile_col(i)] = s[t][i];", "attention"),
+    ("attention_mma.hip", "m.shrinks[row] = shrink;\n  wave_sync();", "m.shrinks[row] = shrink;", "attention"),
+    ("attention_mma.hip", "c, hi, m.values);\n      wave_sync();", "c, hi, m.values);", "attention"),
+    ("attention_mma.hip", "key < hi ?", "key <= hi ?", "attention"),
+    ("attention_mma.hip", "key > position ||", "key > position + 1 ||", "attention"),
+    ("attention_mma.hip", "a[i] *= k ? 1.f : shrinks[i];", "a[i] *= shrinks[i];", "attention"),
+    ("attention_mma.hip", "sums[wave() * 16 + row] = sum;\n  barrier();", "sums[wave() * 16 + row] = sum;", "attention"),
+    ("attention_mma.hip", "acc[t][i] * share[i];\n      barrier();", "acc[t][i] * share[i];", "attention"),
 ]
 
 
@@ -81,7 +89,8 @@ def survives(objects, mutant):
         shutil.copytree(ROOT / "kernels", tree / "kernels")
         shutil.copytree(ROOT / "tests/devices", tree / "tests/devices", ignore=shutil.ignore_patterns("target"))
         # Only what the tests need, so that a mutant is built in seconds.
-        names = {"rows": ["rows", "activation"]}.get(tests, ["_".join([tests, *fmt])])
+        together = {"rows": ["rows", "activation"], "attention": ["attention", "attention_mma"]}
+        names = together.get(tests, ["_".join([tests, *fmt])])
         for source in (tree / "kernels").glob("*.hip"):
             if source.stem not in names:
                 source.unlink()
