@@ -15,6 +15,8 @@ pub enum Cause {
     Wait,
     /// Barriers that waves or lanes of a block do not reach together.
     Barrier,
+    /// A lane reads from a lane that is not active.
+    Lane,
     /// A matrix instruction whose operands the hardware does not define.
     Matrix,
     /// No end in sight.

@@ -11,6 +11,9 @@ use crate::stats::Stats;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+/// The compiler rounds scalar loads of arguments up (28 bytes by a load of 32), so the block is padded as on the card.
+const LINE: usize = 64;
+
 /// Workers kept for the next launch.
 static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 
@@ -87,7 +90,7 @@ impl Launch<'_> {
     /// Executes the launch against the memory in `map`.
     pub fn run(&self, map: &Map, options: &Options) -> Result<Stats, Fault> {
         let k = self.kernel;
-        let mut arguments = vec![0u64; k.argument_bytes.div_ceil(8) + 1];
+        let mut arguments = vec![!0u64; k.argument_bytes.next_multiple_of(LINE) / 8 + 8];
         // SAFETY: the vector's whole memory, as bytes.
         let space = unsafe { std::slice::from_raw_parts_mut(arguments.as_mut_ptr().cast::<u8>(), arguments.len() * 8) };
         let n = self.arguments.len().min(k.argument_bytes);
@@ -98,8 +101,7 @@ impl Launch<'_> {
         }
         let at = arguments.as_ptr() as u64;
         let packet = packet(self, at);
-        // Scalar loads come in whole words.
-        let end = at + k.argument_bytes.next_multiple_of(4) as u64;
+        let end = at + k.argument_bytes.next_multiple_of(LINE) as u64;
         let packet_at = packet.as_ptr() as u64;
         let map = map.with(&[
             Range { start: at, end, of: Use::Arguments },

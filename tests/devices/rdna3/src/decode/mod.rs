@@ -224,8 +224,13 @@ impl Code {
         self.memory(&mut i, &base);
         note_uses(&mut i, &base);
         if i.clamp || i.omod != 0 {
-            let shape = shaped(&base).ok_or_else(|| format!("{} with clamp or omod", line.name))?;
-            i.run = output(shape);
+            // A clamped integer instruction saturates: an operation of its own here.
+            let saturating = if i.omod == 0 { lookup(&format!("{base}_sat")) } else { None };
+            i.run = match (saturating, shaped(&base)) {
+                (Some(run), _) => run,
+                (None, Some(shape)) => output(shape),
+                (None, None) => return Err(format!("{} with clamp or omod", line.name)),
+            };
         }
         if i.dpp.is_some() {
             (i.after_dpp, i.run) = (i.run, dpp_wrapper());

@@ -105,6 +105,13 @@ fn dot8(a: u32, b: u32, c: u32, signed_a: bool, signed_b: bool) -> u32 {
     (0..8).fold(c as i32, |sum, k| sum.wrapping_add(x(a, k, signed_a) * x(b, k, signed_b))) as u32
 }
 
+/// [`dot4`] that saturates once, after the exact sum.
+#[inline(always)]
+fn dot4_sat(a: u32, b: u32, c: u32, signed_a: bool, signed_b: bool) -> u32 {
+    let exact = i64::from(dot4(a, b, 0, signed_a, signed_b) as i32) + i64::from(c as i32);
+    exact.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as u32
+}
+
 /// A dot product with a loop for each signedness, so that each vectorizes.
 macro_rules! dot {
     ($f:ident) => {
@@ -181,6 +188,10 @@ pub fn lookup(name: &str) -> Option<Exec> {
         }),
         "v_pk_add_u16" | "v_pk_add_i16" => pki2!(|a: u32, b: u32| a.wrapping_add(b)),
         "v_pk_sub_u16" | "v_pk_sub_i16" => pki2!(|a: u32, b: u32| a.wrapping_sub(b)),
+        "v_pk_add_u16_sat" => pki2!(|a: u32, b: u32| (a + b).min(0xffff)),
+        "v_pk_sub_u16_sat" => pki2!(|a: u32, b: u32| a.saturating_sub(b)),
+        "v_pk_add_i16_sat" => pki2!(|a: u32, b: u32| (s(a) + s(b)).clamp(-0x8000, 0x7fff) as u32),
+        "v_pk_sub_i16_sat" => pki2!(|a: u32, b: u32| (s(a) - s(b)).clamp(-0x8000, 0x7fff) as u32),
         "v_pk_mul_lo_u16" => pki2!(|a: u32, b: u32| a.wrapping_mul(b)),
         "v_pk_min_u16" => pki2!(|a: u32, b: u32| a.min(b)),
         "v_pk_max_u16" => pki2!(|a: u32, b: u32| a.max(b)),
@@ -227,6 +238,7 @@ pub fn lookup(name: &str) -> Option<Exec> {
             if name == "v_fma_mixlo_f16" { lo } else { hi }
         }
         "v_dot4_i32_iu8" | "v_dot4_u32_u8" => dot!(dot4),
+        "v_dot4_i32_iu8_sat" => dot!(dot4_sat),
         "v_dot8_i32_iu4" | "v_dot8_u32_u4" => dot!(dot8),
         "v_dot2_f32_f16" => dot2!(h2f, third),
         "v_dot2_f32_bf16" => dot2!(b2f, third),

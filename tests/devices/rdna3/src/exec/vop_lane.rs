@@ -1,13 +1,15 @@
 //! Vector instructions that select or move between lanes.
 
 use super::{Cx, exec};
+use crate::fault::Cause;
 use crate::inst::{ABS, Exec, Inst, Kind, M0, NEG, Step, VCC};
 use crate::wave::Wave;
 
 /// `v_permlane16_b32` within rows of 16, `v_permlanex16_b32` from the other row. `op_sel` bit 0 lets inactive lanes
-/// be read, bit 1 makes them read zero.
+/// be read, bit 1 makes them read zero. With neither the card keeps the old value, which no kernel means: it is what
+/// becomes of an exchange that the compiler moved into divergent code, as clang 19 does.
 #[inline(always)]
-fn permlane(w: &mut Wave, i: &Inst, _c: &mut Cx, cross: usize) -> Step {
+fn permlane(w: &mut Wave, i: &Inst, c: &mut Cx, cross: usize) -> Step {
     let source = w.raw(&i.o[1], 0);
     let select = u64::from(w.s32(&i.o[2])) | u64::from(w.s32(&i.o[3])) << 32;
     let (exec, mut out) = (w.exec(), w.v[usize::from(i.o[0].reg)]);
@@ -17,6 +19,8 @@ fn permlane(w: &mut Wave, i: &Inst, _c: &mut Cx, cross: usize) -> Step {
             out[l] = source[from];
         } else if i.op_sel & 2 != 0 {
             out[l] = 0;
+        } else if exec >> l & 1 != 0 {
+            return c.fail(w, i, Cause::Lane, Some(l as u32), format!("reads lane {from}, which is inactive"));
         }
     }
     w.put(usize::from(i.o[0].reg), &out);
