@@ -3,15 +3,18 @@
 //! Each word remembers who touched it since the last barrier. Two waves at one word, one of them writing a different
 //! value, with no barrier between them: a race, whichever order this run happened to take.
 
-/// Who touched a word, and in which stretch between barriers.
-#[derive(Clone, Copy, Default)]
-struct Touch {
-    write_epoch: u32,
-    read_epoch: u32,
-    /// Last writer.
-    writer: u32,
-    /// Bit set of readers.
-    readers: u32,
+/// Who touched a word: the stretch between barriers in bits 40 and up, the wave that wrote in it (or [`NOBODY`]) in
+/// bits 32 to 39, the set of waves that read in it below.
+type Touch = u64;
+
+const NOBODY: u64 = 0xff;
+/// Stretches before the marks must be cleared.
+const EPOCHS: u64 = 1 << 24;
+
+/// A mark as of this stretch.
+#[inline(always)]
+fn current(t: Touch, epoch: u64) -> Touch {
+    if t >> 40 == epoch { t } else { epoch << 40 | NOBODY << 32 }
 }
 
 /// Local memory of one block.
@@ -21,7 +24,7 @@ pub struct Lds {
     touched: Vec<Touch>,
     /// log2 of the bytes that one [`Touch`] stands for.
     grain: u32,
-    epoch: u32,
+    epoch: u64,
     races: bool,
 }
 
@@ -38,22 +41,25 @@ impl Lds {
     pub fn reset(&mut self, size: usize, grain: u32, races: bool) {
         self.bytes.clear();
         self.bytes.resize(size, 0xff);
-        if self.grain != grain || self.epoch == u32::MAX {
+        if self.grain != grain {
             self.touched.clear();
-            self.epoch = 0;
         }
         self.grain = grain;
         self.races = races;
         let words = (size >> grain) + 1;
         if self.touched.len() < words {
-            self.touched.resize(words, Touch::default());
+            self.touched.resize(words, 0);
         }
-        self.epoch += 1;
+        self.barrier();
     }
 
     /// All waves have passed a barrier.
     pub fn barrier(&mut self) {
-        self.epoch = self.epoch.saturating_add(1);
+        self.epoch += 1;
+        if self.epoch == EPOCHS {
+            self.touched.fill(0);
+            self.epoch = 1;
+        }
     }
 
     /// Bytes of the segment.
@@ -73,13 +79,12 @@ impl Lds {
         if self.races {
             let (epoch, grain) = (self.epoch, self.grain);
             for t in &mut self.touched[(at >> grain) as usize..=((at + N as u32 - 1) >> grain) as usize] {
-                if t.write_epoch == epoch && t.writer != wave {
-                    return Err(Race { other: t.writer, wrote: true });
+                let now = current(*t, epoch);
+                let writer = now >> 32 & 0xff;
+                if writer != NOBODY && writer != u64::from(wave) {
+                    return Err(Race { other: writer as u32, wrote: true });
                 }
-                if t.read_epoch != epoch {
-                    (t.read_epoch, t.readers) = (epoch, 0);
-                }
-                t.readers |= 1 << wave;
+                *t = now | 1 << wave;
             }
         }
         let mut out = [0; N];
@@ -94,15 +99,15 @@ impl Lds {
         if self.races {
             let (epoch, grain) = (self.epoch, self.grain);
             for t in &mut self.touched[(at >> grain) as usize..=((at + N as u32 - 1) >> grain) as usize] {
+                let now = current(*t, epoch);
+                let (writer, others) = (now >> 32 & 0xff, now as u32 & !(1 << wave));
                 // Waves that store the same value all at once are a common and harmless idiom.
-                if t.write_epoch == epoch && t.writer != wave && *to != data {
-                    return Err(Race { other: t.writer, wrote: true });
+                if (writer != NOBODY && writer != u64::from(wave) || others != 0) && *to != data {
+                    let wrote = writer != NOBODY && writer != u64::from(wave);
+                    let other = if wrote { writer as u32 } else { others.trailing_zeros() };
+                    return Err(Race { other, wrote });
                 }
-                if t.read_epoch == epoch && t.readers & !(1 << wave) != 0 && *to != data {
-                    let other = (t.readers & !(1 << wave)).trailing_zeros();
-                    return Err(Race { other, wrote: false });
-                }
-                (t.write_epoch, t.writer) = (epoch, wave);
+                *t = now & !(NOBODY << 32) | u64::from(wave) << 32;
             }
         }
         to.copy_from_slice(&data);

@@ -195,7 +195,11 @@ impl Wave {
         let (lo, hi) = (self.raw(o, 0), self.raw(o, 1));
         let and = if o.mods & ABS != 0 { !(1 << 63) } else { !0 };
         let xor = if o.mods & NEG != 0 { 1 << 63 } else { 0 };
-        std::array::from_fn(|l| ((u64::from(lo[l]) | u64::from(hi[l]) << 32) & and) ^ xor)
+        let mut out = [0; 32];
+        for l in 0..32 {
+            out[l] = ((u64::from(lo[l]) | u64::from(hi[l]) << 32) & and) ^ xor;
+        }
+        out
     }
 
     /// Writes the active lanes of a vector register.
@@ -216,18 +220,23 @@ impl Wave {
     /// Writes one half of the active lanes of a vector register; the other half stays.
     #[inline(always)]
     pub fn put16(&mut self, reg: usize, row: &Lanes, high: bool) {
-        let old = &self.v[reg];
-        let new: Lanes = match high {
-            true => std::array::from_fn(|l| old[l] & 0xffff | row[l] << 16),
-            false => std::array::from_fn(|l| old[l] & 0xffff_0000 | row[l] & 0xffff),
-        };
+        let mut new = self.v[reg];
+        let (keep, shift) = if high { (0xffff, 16) } else { (0xffff_0000, 0) };
+        for l in 0..32 {
+            new[l] = new[l] & keep | (row[l] & 0xffff) << shift;
+        }
         self.put(reg, &new);
     }
 
     /// Writes the active lanes of a pair of vector registers.
     #[inline(always)]
     pub fn put64(&mut self, reg: usize, row: &[u64; 32]) {
-        self.put(reg, &std::array::from_fn(|l| row[l] as u32));
-        self.put(reg + 1, &std::array::from_fn(|l| (row[l] >> 32) as u32));
+        let (mut low, mut high) = ([0; 32], [0; 32]);
+        for l in 0..32 {
+            low[l] = row[l] as u32;
+            high[l] = (row[l] >> 32) as u32;
+        }
+        self.put(reg, &low);
+        self.put(reg + 1, &high);
     }
 }

@@ -47,6 +47,9 @@ fn fixup(q: f32, d: f32, n: f32) -> f32 {
         signed(f32::INFINITY)
     } else if d.is_infinite() || n == 0.0 || exponent(n) - exponent(d) < -150 {
         signed(0.0)
+    } else if q.is_nan() {
+        // Of finite numbers: the quotient's refinement has overflowed.
+        signed(f32::INFINITY)
     } else {
         signed(q)
     }

@@ -9,8 +9,8 @@ use crate::float::{b2f, f2h, h2f};
 use crate::inst::{Exec, Inst, Kind, Lanes, Opd, Step};
 use crate::wave::Wave;
 
-/// A 16 by 16 matrix of A's rows or B's columns.
-type Half<T> = [[T; 16]; 16];
+/// 16 by 16 elements. Fragments are kept by k first: rows of A and columns of B lie side by side.
+type Tile<T> = [[T; 16]; 16];
 
 /// Refuses what the hardware does not define: inactive lanes, and fragments whose halves differ.
 #[inline(always)]
@@ -37,13 +37,13 @@ fn defined(w: &Wave, i: &Inst, c: &mut Cx) -> Option<Step> {
 
 /// The fragment's 16-bit elements as f32.
 #[inline(always)]
-fn floats(w: &Wave, o: &Opd, f: impl Fn(u16) -> f32) -> Half<f32> {
+fn floats(w: &Wave, o: &Opd, f: impl Fn(u16) -> f32) -> Tile<f32> {
     let mut m = [[0.0; 16]; 16];
     for k in 0..8 {
         let row = w.raw(o, k);
         for r in 0..16 {
-            m[r][2 * k] = f(row[r] as u16);
-            m[r][2 * k + 1] = f((row[r] >> 16) as u16);
+            m[2 * k][r] = f(row[r] as u16);
+            m[2 * k + 1][r] = f((row[r] >> 16) as u16);
         }
     }
     m
@@ -51,14 +51,14 @@ fn floats(w: &Wave, o: &Opd, f: impl Fn(u16) -> f32) -> Half<f32> {
 
 /// The fragment's integers, `bits` each, 32 / `bits` in a register.
 #[inline(always)]
-fn ints(w: &Wave, o: &Opd, bits: usize, signed: bool) -> Half<i32> {
+fn ints(w: &Wave, o: &Opd, bits: usize, signed: bool) -> Tile<i32> {
     let (mut m, each) = ([[0; 16]; 16], 32 / bits);
     for k in 0..16 / each {
         let row = w.raw(o, k);
-        for r in 0..16 {
-            for e in 0..each {
+        for e in 0..each {
+            for r in 0..16 {
                 let top = row[r] << (32 - bits * (e + 1));
-                m[r][each * k + e] =
+                m[each * k + e][r] =
                     if signed { top as i32 >> (32 - bits) } else { (top >> (32 - bits)) as i32 };
             }
         }
@@ -66,15 +66,9 @@ fn ints(w: &Wave, o: &Opd, bits: usize, signed: bool) -> Half<i32> {
     m
 }
 
-/// Transposes columns to rows, so that the inner loop runs over columns.
-#[inline(always)]
-fn turn<T: Copy + Default>(b: &Half<T>) -> Half<T> {
-    std::array::from_fn(|k| std::array::from_fn(|n| b[n][k]))
-}
-
 /// Rows of C, 32 bits an element.
 #[inline(always)]
-fn accumulator(w: &Wave, o: &Opd) -> Half<u32> {
+fn accumulator(w: &Wave, o: &Opd) -> Tile<u32> {
     let mut m = [[0; 16]; 16];
     for i in 0..8 {
         let row: Lanes = match o.kind {
@@ -88,7 +82,7 @@ fn accumulator(w: &Wave, o: &Opd) -> Half<u32> {
 }
 
 #[inline(always)]
-fn store(w: &mut Wave, reg: u16, m: &Half<u32>) {
+fn store(w: &mut Wave, reg: u16, m: &Tile<u32>) {
     for i in 0..8 {
         let row = &mut w.v[usize::from(reg) + i];
         row[..16].copy_from_slice(&m[2 * i]);
@@ -96,16 +90,30 @@ fn store(w: &mut Wave, reg: u16, m: &Half<u32>) {
     }
 }
 
+/// D += A B, k in order, each step a fused multiply-add.
 #[inline(always)]
-fn multiply(a: &Half<f32>, b: &Half<f32>, d: &mut Half<f32>) {
-    let b = turn(b);
+fn multiply(a: &Tile<f32>, b: &Tile<f32>, d: &mut Tile<f32>) {
     for r in 0..16 {
+        let mut sum = d[r];
         for k in 0..16 {
             for n in 0..16 {
-                d[r][n] = a[r][k].mul_add(b[k][n], d[r][n]);
+                sum[n] = a[k][r].mul_add(b[k][n], sum[n]);
             }
         }
+        d[r] = sum;
     }
+}
+
+/// Elements one by one, written as loops: closures passed to `map` would be compiled without the wide registers.
+#[inline(always)]
+fn each<T: Copy, U: Copy + Default>(m: &Tile<T>, f: impl Fn(T) -> U) -> Tile<U> {
+    let mut out = [[U::default(); 16]; 16];
+    for r in 0..16 {
+        for n in 0..16 {
+            out[r][n] = f(m[r][n]);
+        }
+    }
+    out
 }
 
 /// f32 accumulator.
@@ -116,9 +124,9 @@ macro_rules! to_f32 {
                 return step;
             }
             let (a, b) = (floats(w, &i.o[1], $f), floats(w, &i.o[2], $f));
-            let mut d = accumulator(w, &i.o[3]).map(|r| r.map(f32::from_bits));
+            let mut d = each(&accumulator(w, &i.o[3]), f32::from_bits);
             multiply(&a, &b, &mut d);
-            store(w, i.o[0].reg, &d.map(|r| r.map(f32::to_bits)));
+            store(w, i.o[0].reg, &each(&d, f32::to_bits));
             Step::Next
         })
     };
@@ -132,7 +140,7 @@ macro_rules! to_half {
             }
             let (a, b) = (floats(w, &i.o[1], $from), floats(w, &i.o[2], $from));
             let (old, shift) = (accumulator(w, &i.o[3]), if i.op_sel & 4 != 0 { 16 } else { 0 });
-            let mut d = old.map(|r| r.map(|x| $from((x >> shift) as u16)));
+            let mut d = each(&old, |x| $from((x >> shift) as u16));
             multiply(&a, &b, &mut d);
             let keep = accumulator(w, &i.o[0]);
             let mut out = [[0; 16]; 16];
@@ -154,13 +162,15 @@ macro_rules! to_i32 {
                 return step;
             }
             let (a, b) = (ints(w, &i.o[1], $bits, i.neg_lo & 1 != 0), ints(w, &i.o[2], $bits, i.neg_lo & 2 != 0));
-            let (mut d, b) = (accumulator(w, &i.o[3]), turn(&b));
+            let mut d = accumulator(w, &i.o[3]);
             for r in 0..16 {
+                let mut sum = d[r];
                 for k in 0..16 {
                     for n in 0..16 {
-                        d[r][n] = d[r][n].wrapping_add(a[r][k].wrapping_mul(b[k][n]) as u32);
+                        sum[n] = sum[n].wrapping_add(a[k][r].wrapping_mul(b[k][n]) as u32);
                     }
                 }
+                d[r] = sum;
             }
             store(w, i.o[0].reg, &d);
             Step::Next
