@@ -76,7 +76,7 @@ pub fn compile(source: &str) -> Vec<u8> {
     let flags = [
         "-x", "hip", "--offload-arch=gfx1100", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc",
         "-fuse-cuid=none", "-mcode-object-version=5", "-munsafe-fp-atomics", "-O3", "-std=c++17", "-ffast-math",
-        "-fhonor-infinities", "-fhonor-nans", "-Wall",
+        "-fhonor-infinities", "-fhonor-nans",
     ];
     clang(&format!("{prelude}{source}"), &flags)
 }
