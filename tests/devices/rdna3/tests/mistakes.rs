@@ -102,7 +102,6 @@ fn constants_are_read_only_and_fresh_memory_is_poison() {
     __attribute__((constant)) static const u32 table[4] = {11, 22, 33, 44};
     KERNEL void look(const u32* i, u32* y) { y[tid()] = table[i[tid()] & 3]; }
     KERNEL void deface(u32* p) { p[0] = 1; }
-    KERNEL void stale(u32* y) { SHARED static volatile u32 part[32]; y[tid()] = part[tid()]; }
     "#;
     let mut bench = Bench::new(&compile(source));
     let i: Vec<u32> = (0..32).map(|l| l * 7).collect();
@@ -113,6 +112,10 @@ fn constants_are_read_only_and_fresh_memory_is_poison() {
     assert_eq!(bench.read::<u32>(to, 32), want);
     let code = bench.module.range().0;
     expect(bench.launch("deface", 1, 32, &[code], &options(Order::Forward)), Cause::Address, &["the code object, which is read-only"]);
+    let stale = "s_load_b64 s[4:5], s[0:1], null\nv_lshlrev_b32 v0, 2, v0\nds_load_b32 v1, v0\ns_waitcnt lgkmcnt(0)\n\
+                 global_store_b32 v0, v1, s[4:5]\n";
+    let mut bench = Bench::new(&assemble(&[("stale", 8, 128, stale.into())]));
+    let to = bench.buffer(&[0u32; 32]);
     bench.launch("stale", 1, 32, &[to], &options(Order::Forward)).unwrap();
     assert_eq!(bench.read::<u32>(to, 32), [!0; 32]);
 }
