@@ -1,0 +1,169 @@
+"""A daemon on a GPU: where models run and why, what comes back, and what a lost device costs."""
+
+import os
+import signal
+import unittest
+from pathlib import Path
+
+from cases import Case, wait_until
+from gpu import LIBRARY, needs_gpu, on_gpu
+
+GPU = "gpu gfx1100"
+
+
+def worker(daemon):
+    """The process ids of the daemon's GPU workers."""
+    children = Path(f"/proc/{daemon.process.pid}/task").glob("*/children")
+    ids = [int(i) for file in children for i in file.read_text().split()]
+    return [i for i in ids if b"gpu-worker" in Path(f"/proc/{i}/cmdline").read_bytes()]
+
+
+def device(daemon, name):
+    """What `ps` says a model runs on; None if it is not there."""
+    return {m["id"]: m.get("device") for m in daemon.ask("ps")}.get(name)
+
+
+def plants_faults():
+    """Whether the test device plants faults on demand."""
+    return b"HOSTHIP_FAIL_MALLOC" in Path(LIBRARY).read_bytes()
+
+
+def reserved(daemon, name):
+    """Bytes in the ledger of a device."""
+    return {d["id"]: d["used"] for d in daemon.ask("devices")}[name]
+
+
+@needs_gpu
+class Placement(Case):
+    def test_a_chat_runs_on_the_gpu_and_everything_comes_back(self):
+        self.put("llama-q4_0", "qwen2", "gemma3")
+        daemon = self.daemon(**on_gpu())
+        texts = {}
+        for model in ("llama-q4_0", "qwen2", "gemma3"):
+            status, headers, body = daemon.request("POST", "/v1/chat/completions", {
+                "model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0})
+            self.assertEqual(status, 200, body)
+            self.assertEqual(headers["x-rocmforge-device"], GPU)
+            self.assertEqual(device(daemon, model), GPU)
+            texts[model] = body["choices"][0]["message"]["content"]
+        self.assertGreater(reserved(daemon, "gpu0"), 0)
+        self.assertEqual(reserved(daemon, "cpu"), 0)
+        self.assertEqual(len(worker(daemon)), 1, "one worker for all models of a device")
+        for model in texts:
+            daemon.ask("evict", model)
+        self.assertEqual(reserved(daemon, "gpu0"), 0)
+        # The same on the CPU, said so.
+        for model in texts:
+            self.assertEqual(daemon.ctl("load", model, "--device", "cpu").returncode, 0)
+            self.assertTrue(device(daemon, model).startswith("cpu "), device(daemon, model))
+        # F32 models agree to rounding, so that the greedy text is the same.
+        _, body = daemon.post("/v1/chat/completions", {
+            "model": "qwen2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0})
+        self.assertEqual(body["choices"][0]["message"]["content"], texts["qwen2"])
+        (pid,) = worker(daemon)
+        daemon.stop()
+        self.assertFalse(Path(f"/proc/{pid}").exists(), "the worker ends with its daemon")
+
+    def test_what_does_not_fit_the_gpu_goes_to_the_cpu_unless_the_gpu_was_demanded(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu(), config="[memory]\ngpu_budget = \"1MiB\"\n")
+        self.assertTrue(daemon.complete("qwen2"))
+        self.assertTrue(device(daemon, "qwen2").startswith("cpu "))
+        self.assertIn("gpu0", daemon.ask("show", "qwen2")["device_reason"])
+        daemon.ask("evict", "qwen2")
+        refused = daemon.ctl("load", "qwen2", "--device", "gpu")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("1.0 MiB", refused.stderr)
+        daemon.stop()
+
+    def test_without_a_runtime_it_says_why_and_runs_on(self):
+        self.put("qwen2")
+        env = {"ROCMFORGE_HIP_LIBRARY": "/nonexistent/libamdhip64.so"}
+        daemon = self.daemon(env=env)
+        self.assertTrue(daemon.complete("qwen2"))
+        self.assertIn("/nonexistent/libamdhip64.so", str(daemon.ask("devices")))
+        self.assertIn("/nonexistent/libamdhip64.so", daemon.ask("show", "qwen2")["device_reason"])
+        daemon.ask("evict", "qwen2")
+        refused = daemon.ctl("load", "qwen2", "--device", "gpu")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("libamdhip64", refused.stderr)
+        daemon.stop()
+
+
+@needs_gpu
+class Loss(Case):
+    def test_a_worker_that_dies_costs_its_requests_and_no_more(self):
+        self.put("qwen2", "llama-q4_0")
+        daemon = self.daemon(**on_gpu())
+        text = daemon.complete("qwen2")
+        daemon.ctl("load", "llama-q4_0", "--device", "cpu")
+        cpu_text = daemon.complete("llama-q4_0")
+        _, answer = daemon.stream("qwen2", max_tokens=400, logit_bias={"1": -100})
+        answer.readline()
+        (before,) = worker(daemon)
+        os.kill(before, signal.SIGKILL)
+        rest = answer.read().decode()
+        self.assertIn("gpu_reset", rest, daemon.logged())
+        self.assertEqual(daemon.complete("llama-q4_0"), cpu_text)
+        # It is loaded again by itself, by another worker.
+        wait_until(lambda: device(daemon, "qwen2") == GPU)
+        self.assertNotIn(before, worker(daemon))
+        self.assertEqual(daemon.complete("qwen2"), text)
+        daemon.stop()
+
+    def test_a_worker_that_dies_between_requests_is_noticed(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu())
+        text = daemon.complete("qwen2")
+        (before,) = worker(daemon)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: worker(daemon) not in ([], [before]))
+        self.assertEqual(daemon.complete("qwen2"), text)
+        daemon.stop()
+
+    def test_the_worker_goes_when_the_daemon_is_killed(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu())
+        self.assertTrue(daemon.complete("qwen2"))
+        (pid,) = worker(daemon)
+        daemon.kill()
+        wait_until(lambda: not Path(f"/proc/{pid}").exists() or b"Z" in Path(f"/proc/{pid}/stat").read_bytes())
+
+
+@needs_gpu
+class Faults(Case):
+    """Faults that the test device plants; only device "host" can."""
+
+    def setUp(self):
+        super().setUp()
+        if not plants_faults():
+            self.skipTest("this test device plants no faults")
+
+    def test_an_allocation_that_fails_sends_the_load_to_the_cpu(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu(HOSTHIP_FAIL_MALLOC=2))
+        self.assertTrue(daemon.complete("qwen2"))
+        self.assertTrue(device(daemon, "qwen2").startswith("cpu "))
+        self.assertEqual(reserved(daemon, "gpu0"), 0)
+        self.assertIn("out of memory", daemon.ask("show", "qwen2")["device_reason"])
+        daemon.stop()
+
+    def test_a_device_that_faults_again_and_again_is_left(self):
+        for fault in ("HOSTHIP_ABORT_AT", "HOSTHIP_LOSE_AT", "HOSTHIP_FAIL_LAUNCH"):
+            with self.subTest(fault=fault):
+                self.put("qwen2", "llama-q4_0")
+                # The warm-up goes well, a request does not; every worker counts anew.
+                daemon = self.daemon(**on_gpu(**{fault: 400}))
+                self.assertEqual(daemon.ctl("load", "llama-q4_0", "--device", "cpu").returncode, 0)
+                text = daemon.complete("llama-q4_0")
+                self.assertEqual(daemon.ctl("load", "qwen2").returncode, 0, daemon.logged())
+                self.assertEqual(device(daemon, "qwen2"), GPU)
+                status, body = daemon.post("/v1/completions", {"model": "qwen2", "prompt": "Hi", "max_tokens": 200,
+                                                               "logit_bias": {"1": -100}})
+                self.assertEqual((status, body["error"]["code"]), (503, "gpu_reset"), body)
+                self.assertEqual(daemon.complete("llama-q4_0"), text, "models on the CPU do not notice")
+                daemon.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
