@@ -40,7 +40,8 @@ RF_DEV void load_values(const f16* v, u32 dim, u32 c, u32 hi, f16* to) {
 
 // Adds block b to the wave's rows.
 template <u32 D>
-RF_DEV void attend_block(const Layer& layer, const Memory<D>& m, u32 b, u32 position, u32 last, float& top, float& sum, Acc* acc) {
+RF_DEV void attend_block(const Layer& layer, const Memory<D>& m, u32 b, u32 position, u32 last, float& top, float& sum,
+                         Acc* acc) {
   const u64 block = layer.table[b];
   const f16* k = global_at<const f16>(block + layer.off_k);
   const f16* v = global_at<const f16>(block + layer.off_v);
@@ -56,7 +57,8 @@ RF_DEV void attend_block(const Layer& layer, const Memory<D>& m, u32 b, u32 posi
     for (u32 i = 0; i < TILE_ACC; i++) m.scores[tile_row(i) * SCORES_LD + t * 16 + tile_col(i)] = s[t][i];
   wave_sync();
 
-  const u32 row = wave_lane() / PER_ROW, part = wave_lane() % PER_ROW * KEYS, from = first_visible(position, layer.window);
+  const u32 row = wave_lane() / PER_ROW, part = wave_lane() % PER_ROW * KEYS,
+            from = first_visible(position, layer.window);
   float x[KEYS];
   float best = -RF_INF;
 #pragma unroll
@@ -112,8 +114,9 @@ RF_DEV void attend_block(const Layer& layer, const Memory<D>& m, u32 b, u32 posi
 }
 
 template <u32 D>
-RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv,
-                   u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap) {
+RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k,
+                   u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window,
+                   float softcap) {
   RF_SHARED(h8, queries, 16 * (D + 8) / 8);
   RF_SHARED(f4, scores, WAVES * 16 * SCORES_LD / 4);
   RF_SHARED(h8, weights, WAVES * 16 * WEIGHTS_LD / 8);
@@ -124,10 +127,12 @@ RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tile
   const u2 where = tiles[bid_x()];
   const Span span = spans[where[0]];
   const u32 first = where[1], head = bid_y(), n = span.len - first < 16 ? span.len - first : 16;
-  const Layer layer = layer_of<f16>(span, tables, off_k, off_v, head / (n_head / n_head_kv), head_dim, head_dim_v, window, softcap);
+  const Layer layer =
+      layer_of<f16>(span, tables, off_k, off_v, head / (n_head / n_head_kv), head_dim, head_dim_v, window, softcap);
   const u64 start = (u64)(span.start + first) * n_head + head;
-  const Memory<D> m = {(f16*)queries, (float*)scores + wave() * 16 * SCORES_LD, (f16*)weights + wave() * 16 * WEIGHTS_LD,
-                       (f16*)values + wave() * 64 * VALUES_LD, shrinks + wave() * 16};
+  const Memory<D> m = {(f16*)queries, (float*)scores + wave() * 16 * SCORES_LD,
+                       (f16*)weights + wave() * 16 * WEIGHTS_LD, (f16*)values + wave() * 64 * VALUES_LD,
+                       shrinks + wave() * 16};
 
   // Rows behind the span's end repeat its last token.
   const u32 token = tid_x() / 8 < n ? tid_x() / 8 : n - 1;
@@ -181,11 +186,13 @@ RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tile
 }
 
 // Arguments and grid of attend_tile_f16_D.
-#define ATTEND_MMA(name, D)                                                                                                                  \
-  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k, u32 off_v, \
-                                     u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap) {      \
-    attend<D>(q, out, spans, tiles, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window, softcap);                  \
-  }                                                                                                                                          \
+#define ATTEND_MMA(name, D)                                                                                            \
+  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* out, const Span* spans, const u2* tiles,                   \
+                                     const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, \
+                                     u32 head_dim_v, float scale, u32 window, float softcap) {                         \
+    attend<D>(q, out, spans, tiles, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window,      \
+              softcap);                                                                                                \
+  }                                                                                                                    \
   RF_REGISTER(name)
 ATTEND_MMA(attend_mma_64, 64)
 ATTEND_MMA(attend_mma_128, 128)

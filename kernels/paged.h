@@ -17,7 +17,8 @@ struct Layer {
 };
 
 template <class T>
-RF_DEV Layer layer_of(Span span, const u64* tables, u32 off_k, u32 off_v, u32 head, u32 head_dim, u32 head_dim_v, u32 window, float softcap) {
+RF_DEV Layer layer_of(Span span, const u64* tables, u32 off_k, u32 off_v, u32 head, u32 head_dim, u32 head_dim_v,
+                      u32 window, float softcap) {
   return {tables + span.table,
           off_k + head * 32 * head_dim * (u32)sizeof(T),
           off_v + head * 32 * head_dim_v * (u32)sizeof(T),

@@ -22,8 +22,8 @@ struct Limit {
 const DOT4: &[(&[&str], &str)] = &[(&["gfx"], "v_dot4")];
 const MATRIX: &[(&[&str], &str)] = &[
     (&["gfx11", "gfx12"], "v_wmma_f32_16x16x16_f16"),
-    (&["gfx90a", "gfx942"], "v_mfma_f32_16x16x16"),
-    (&["gfx10"], "v_dot2"),
+    (&["gfx908", "gfx90a", "gfx942"], "v_mfma_f32_16x16x16"),
+    (&["gfx906", "gfx10"], "v_dot2"),
 ];
 
 const LIMITS: &[Limit] = &[

@@ -61,7 +61,8 @@ class Runner {
  public:
   Runner() : block_(new Block), fibers_(new Fiber[THREADS_MAX]) {
     block_->fibers = fibers_;
-    void* m = mmap(nullptr, THREADS_MAX * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* m =
+        mmap(nullptr, THREADS_MAX * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (m == MAP_FAILED) die("no memory for stacks");
     stacks_ = (char*)m;
     for (u32 i = 0; i < THREADS_MAX; i++) mprotect(stacks_ + i * STACK, PAGE, PROT_NONE);
@@ -80,8 +81,7 @@ class Runner {
       *--sp = (void*)enter;
       fibers_[i] = {sp - 6, i, RUNS, 0, false};
     }
-    while (!round()) {
-    }
+    while (!round()) {}
     check_lds();
     here = nullptr;
   }
@@ -164,7 +164,8 @@ class Runner {
     for (u32 site = 0; site < SITES_MAX; site++) {
       if (block_->lds_at[site] < 0) continue;
       for (u32 i = 0; i < LDS_GAP; i++)
-        if (block_->lds[block_->lds_end[site] + i] != LDS_CANARY) broken("a write behind the end of an array in LDS", 0);
+        if (block_->lds[block_->lds_end[site] + i] != LDS_CANARY)
+          broken("a write behind the end of an array in LDS", 0);
     }
   }
 
@@ -205,7 +206,7 @@ class Pool {
       std::lock_guard l(m_);
       job_ = &job, busy_ = helpers_, turn_++;
       start_.notify_all();
-      }
+    }
     job.work(mine);
     if (job.total > 1 && helpers_) {
       std::unique_lock l(m_);
@@ -242,7 +243,8 @@ struct sigaction before;
 void on_segv(int, siginfo_t* info, void*) {
   if (here && kernel_here) {
     char line[512];
-    const int n = snprintf(line, sizeof line, "host device: kernel %s, block %u,%u,%u thread %u touches %p, which is in no buffer\n",
+    const int n = snprintf(line, sizeof line,
+                           "host device: kernel %s, block %u,%u,%u thread %u touches %p, which is in no buffer\n",
                            kernel_here->name.c_str(), here->id.x, here->id.y, here->id.z, tid(), info->si_addr);
     if (write(2, line, n) < 0) _exit(1);
   }

@@ -32,7 +32,7 @@ MUTANTS = [
     ("attention.hip", "tid_x(), 128);\n  }\n  barrier();", "tid_x(), 128);\n  }", "attention"),
     ("attention.hip", "lane(), 32);\n  }\n  team_sync();", "lane(), 32);\n  }", "attention"),
     ("attention.hip", "(at < lo ? lo : at > hi ? hi : at)", "at", "attention"),
-    ("attention.hip", "position >= window ? position + 1 - window", "position >= window ? position - window", "attention"),
+    ("paged.h", "position >= window ? position + 1 - window", "position >= window ? position - window", "attention"),
     ("attention.hip", "key > position ||", "key > position + 1 ||", "attention"),
     ("attention.hip", "top == -RF_INF ? 0.f : top;\n    const float shrink", "top;\n    const float shrink", "attention"),
     ("attention.hip", "rows.acc[r][j] *= shrink;", "rows.acc[r][j] *= 1.f;", "attention"),
