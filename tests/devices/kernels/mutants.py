@@ -48,7 +48,7 @@ MUTANTS = [
     ("gemv.h", "p + (DEPTH - 1) * STEP < n", "p + (DEPTH - 1) * STEP <= n", "gemv", "q4_0"),
     ("gemv.h", "i = n * F::PIECE + first; i < k", "i = n * F::PIECE + first; i < k - 1", "gemv", "f16"),
     ("gemv.h", "act ? rf_gelu(g)", "!act ? rf_gelu(g)", "gemv", "q4_0"),
-    ("quant/coded.h", "MINS == Mins::Half && (p & 1)", "MINS == Mins::Half && !(p & 1)", "gemv", "q4_k"),
+    ("quant/coded.h", "MINS == Mins::Half && (p & 1)", "MINS == Mins::Half && (p & 2)", "gemv", "q4_k"),
     ("quant/coded.h", "0x01010101u * OFFSET) ^", "0x01010101u * (OFFSET - 1)) ^", "gemv", "q6_k"),
     ("quant/coded.h", "(0x100u - OFFSET)", "(0x101u - OFFSET)", "gemv", "q6_k"),
     ("quant/q4_k.h", "(a >> up & 0x3030)", "(a & 0x3030)", "gemv", "q4_k"),
@@ -64,13 +64,14 @@ MUTANTS = [
     ("gemm.h", "if (r[i] < n && c[i] < n_cols)", "if (r[i] < n)", "gemm", "q4_0"),
     ("gemm.h", "|| top * factor > 32768.f", "", "gemm", "bf16"),
     ("gemm.h", "if (r != 1.f) acc", "if (false) acc", "gemm", "bf16"),
-    ("quant/coded.h", "F::BLOCK < 64 && p * 32 >= k", "F::BLOCK < 64 && p * 32 > k", "gemm", "q4_0"),
-    ("quant/coded.h", "if (at < k) return words<16, 4>", "return words<16, 4>", "gemm", "q4_0"),
-    ("quant/float.h", "(at < k ? v : 0)", "v", "gemm", "f32"),
-    ("quantize.hip", "block_max<8>(top, tops)", "top", "quantize"),
+    ("quant/coded.h", "if (at < k) return words<16, 4>", "if (at <= k) return words<16, 4>", "gemm", "q4_0"),
+    ("quant/coded.h", "p < k / 32 ? p : k / 32 - 1", "p < k / 32 + 1 ? p : k / 32 - 1", "gemm", "q4_0"),
+    ("quant/float.h", "(at + i < k ? v : 0)", "v", "gemm", "f32"),
+    ("quant/float.h", "((const T*)row)[at < k ? at : k - 1]", "((const T*)row)[at <= k ? at : k - 1]", "gemm", "f32"),
+    ("quantize.hip", "top_of(weighted(v, w, i, k), top)", "top_of(v, top)", "quantize"),
     ("quantize.hip", "if (i >= k) return;", "if (i > k) return;", "quantize"),
     ("quantize.hip", "if (i % 32 == 0) xd", "if (i % 64 == 0) xd", "quantize"),
-    ("embed.hip", "tokens[i] * F::row_bytes", "i * F::row_bytes", "embed"),
+    ("embed.hip", "tokens[i] * F::row_bytes", "(tokens[i] + 1) * F::row_bytes", "embed"),
 ]
 
 
