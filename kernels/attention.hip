@@ -1,5 +1,5 @@
 // Causal attention over the paged cache: an online softmax, block of 32 keys by block (Milakov &
-// Gimelshein 2018; Dao et al. 2022). The cache's layout is in store.hip.
+// Gimelshein 2018; Dao et al. 2022). Prefill over f16 has a faster form in attention_mma.hip.
 //
 // A team works on one block of keys at a time for several *rows* that share a key head: query heads
 // of one token in decode, neighbouring tokens of one head in prefill. For the scores a lane is a
@@ -7,35 +7,7 @@
 // lanes, come from LDS.
 //
 // D is the capacity for head_dim and head_dim_v, which are even; scores are in powers of two.
-#include "prelude.h"
-
-// Tokens start .. start + len of the step, at positions pos ..; its blocks from tables[table] on.
-struct Span {
-  u32 start, len, pos, table;
-};
-
-// One layer, as one key head sees it.
-struct Layer {
-  const u64* table;  // blocks of the span
-  u32 off_k, off_v;  // bytes in a block to this head's keys and values
-  u32 head_dim, head_dim_v;
-  u32 window;     // 0: none
-  float softcap;  // with log2 e; 0: none
-};
-
-template <class T>
-RF_DEV Layer layer_of(Span span, const u64* tables, u32 off_k, u32 off_v, u32 head, u32 head_dim, u32 head_dim_v, u32 window, float softcap) {
-  return {tables + span.table,
-          off_k + head * 32 * head_dim * (u32)sizeof(T),
-          off_v + head * 32 * head_dim_v * (u32)sizeof(T),
-          head_dim,
-          head_dim_v,
-          window,
-          softcap * RF_LOG2E};
-}
-
-// First position that a query at `position` sees.
-RF_DEV u32 first_visible(u32 position, u32 window) { return window && position >= window ? position + 1 - window : 0; }
+#include "paged.h"
 
 // The rows of a team. A lane has the pairs 2 (lane + 32 j) of each row's result.
 template <u32 D, u32 R> struct Rows {
@@ -77,7 +49,8 @@ template <class T, u32 N, u32 D, u32 R> RF_DEV void dots(const T* key, const flo
 
 // Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
 // apart; p: R * 8 words, the team's own.
-template <class T, u32 D, u32 R> RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
+template <class T, u32 D, u32 R>
+RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
   const u64 block = layer.table[b];
   const u32 key = b * 32 + lane();
   float s[R];
@@ -141,22 +114,24 @@ template <class T, u32 D, u32 R> RF_DEV void attend_block(const Layer& layer, u3
 
 // Memory of a block: up to eight rows, four teams.
 template <u32 D> struct Split {
-  float* queries;  // [8][D]
-  f4* p;           // [4][8][8]
+  float* queries;      // [8][D]
+  f4* p;               // [4][8][8]
   float *tops, *sums;  // [4][8]
-  f2* accs;        // [4][D / 2]
+  f2* accs;            // [4][D / 2]
 };
 
 // Leaves rows first .. first + n of the heads of a token in `part`, [n_head][n_split][D + 2]: the
 // result still to be divided, top and sum. n is at most R; what is above repeats the last row.
 template <class T, u32 D, u32 R>
-RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scale, float* part, u32 first, u32 n, u32 n_split, const Split<D>& lds) {
+RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scale, float* part, u32 first, u32 n,
+                       u32 n_split, const Split<D>& lds) {
   Rows<D, R> rows;
   clear(rows);
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
     rows.position[r] = span.pos;
-    load_query(q + (first + (r < n ? r : n - 1)) * layer.head_dim, layer.head_dim, scale, lds.queries + r * D, tid_x(), 128);
+    const float* from = q + (first + (r < n ? r : n - 1)) * layer.head_dim;
+    load_query(from, layer.head_dim, scale, lds.queries + r * D, tid_x(), 128);
   }
   barrier();
   const u32 last = span.pos / 32, step = 4 * n_split;
@@ -183,7 +158,8 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
     barrier();
     float* to = part + ((u64)(first + r) * n_split + bid_z()) * (D + 2);
     const u32 i = tid_x();
-    if (r < n && 2 * i < layer.head_dim_v) *(f2*)(to + 2 * i) = (lds.accs[i] + lds.accs[D / 2 + i]) + (lds.accs[D + i] + lds.accs[D / 2 * 3 + i]);
+    if (r < n && 2 * i < layer.head_dim_v)
+      *(f2*)(to + 2 * i) = (lds.accs[i] + lds.accs[D / 2 + i]) + (lds.accs[D + i] + lds.accs[D / 2 * 3 + i]);
     if (r < n && i == 0) to[D] = top, to[D + 1] = sum;
     barrier();
   }
@@ -191,8 +167,8 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
 
 // All heads of a key head in one block, so that keys and values are read once.
 template <class T, u32 D>
-RF_DEV void split(const float* q, float* part, const Span* spans, const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim,
-                  u32 head_dim_v, float scale, u32 window, float softcap, u32 n_split) {
+RF_DEV void split(const float* q, float* part, const Span* spans, const u64* tables, u32 off_k, u32 off_v, u32 n_head,
+                  u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap, u32 n_split) {
   RF_SHARED(f8, queries, D);
   RF_SHARED(f4, p, 4 * 8 * 8);
   RF_SHARED(float, tops, 4 * 8);
@@ -214,11 +190,13 @@ RF_DEV void split(const float* q, float* part, const Span* spans, const u64* tab
 }
 
 // q: [tokens][n_head][head_dim]; part: [n_q][n_head][n_split][D + 2]. Grid (n_q, n_head_kv, n_split).
-#define ATTEND_SPLIT(name, T, D)                                                                                                          \
-  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* part, const Span* spans, const u64* tables, u32 off_k, u32 off_v, u32 n_head, \
-                                     u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap, u32 n_split) {  \
-    split<T, D>(q, part, spans, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window, softcap, n_split);          \
-  }                                                                                                                                       \
+#define ATTEND_SPLIT(name, T, D)                                                                                       \
+  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* part, const Span* spans, const u64* tables, u32 off_k,     \
+                                     u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale,  \
+                                     u32 window, float softcap, u32 n_split) {                                         \
+    split<T, D>(q, part, spans, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window, softcap, \
+                n_split);                                                                                              \
+  }                                                                                                                    \
   RF_REGISTER(name)
 ATTEND_SPLIT(attend_split_f16_64, f16, 64)
 ATTEND_SPLIT(attend_split_f16_128, f16, 128)
@@ -256,10 +234,10 @@ template <u32 D> RF_DEV void combine(const float* part, float* out, u32 n_head, 
 }
 
 // out: [n_q][n_head][head_dim_v]. Grid (n_q, n_head).
-#define ATTEND_COMBINE(name, D)                                                                                      \
-  RF_KERNEL RF_BOUNDS(64) void name(const float* part, float* out, u32 n_head, u32 head_dim_v, u32 n_split) {        \
-    combine<D>(part, out, n_head, head_dim_v, n_split);                                                              \
-  }                                                                                                                  \
+#define ATTEND_COMBINE(name, D)                                                                               \
+  RF_KERNEL RF_BOUNDS(64) void name(const float* part, float* out, u32 n_head, u32 head_dim_v, u32 n_split) { \
+    combine<D>(part, out, n_head, head_dim_v, n_split);                                                       \
+  }                                                                                                           \
   RF_REGISTER(name)
 ATTEND_COMBINE(attend_combine_64, 64)
 ATTEND_COMBINE(attend_combine_128, 128)
@@ -268,8 +246,9 @@ ATTEND_COMBINE(attend_combine_256, 256)
 // ---- Prefill: tiles of 16 neighbouring tokens of a span, four a team --------------------------
 
 template <class T, u32 D>
-RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv,
-                 u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap) {
+RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k,
+                 u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window,
+                 float softcap) {
   constexpr u32 R = 4;
   RF_SHARED(f8, queries, 4 * R * D / 8);
   RF_SHARED(f4, p, 4 * R * 8);
@@ -278,7 +257,8 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
   const u32 first = where[1] + team() * R, head = bid_y();
   if (first >= span.len) return;
   const u32 n = span.len - first < R ? span.len - first : R;
-  const Layer layer = layer_of<T>(span, tables, off_k, off_v, head / (n_head / n_head_kv), head_dim, head_dim_v, window, softcap);
+  const Layer layer =
+      layer_of<T>(span, tables, off_k, off_v, head / (n_head / n_head_kv), head_dim, head_dim_v, window, softcap);
   const u64 row = (u64)(span.start + first) * n_head + head;
   float* own = (float*)queries + team() * R * D;
   Rows<D, R> rows;
@@ -291,7 +271,8 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
   }
   team_sync();
   const u32 last = rows.position[R - 1] / 32;
-  for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++) attend_block<T, D, R>(layer, b, own, p + team() * R * 8, rows);
+  for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++)
+    attend_block<T, D, R>(layer, b, own, p + team() * R * 8, rows);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
@@ -307,11 +288,13 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
 
 // q: [tokens][n_head][head_dim]; out: [tokens][n_head][head_dim_v]; tiles: {span, first query of the
 // tile in it}. Grid (n_tiles, n_head).
-#define ATTEND_TILE(name, T, D)                                                                                                              \
-  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k, u32 off_v, \
-                                     u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window, float softcap) {      \
-    tile<T, D>(q, out, spans, tiles, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window, softcap);                 \
-  }                                                                                                                                          \
+#define ATTEND_TILE(name, T, D)                                                                                        \
+  RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* out, const Span* spans, const u2* tiles,                   \
+                                     const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, \
+                                     u32 head_dim_v, float scale, u32 window, float softcap) {                         \
+    tile<T, D>(q, out, spans, tiles, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window,     \
+               softcap);                                                                                               \
+  }                                                                                                                    \
   RF_REGISTER(name)
 ATTEND_TILE(attend_tile_f16_64, f16, 64)
 ATTEND_TILE(attend_tile_f16_128, f16, 128)

@@ -34,7 +34,8 @@ template <u32 TEAMS, bool SQUARE> RF_DEV float moment(const float* x, u32 n, u32
 
 // out = (x - shift) * factor * w + b; w and b may be null.
 template <u32 TEAMS>
-RF_DEV void apply(const float* x, const float* w, const float* b, float* out, u32 n, u32 thread, float shift, float factor) {
+RF_DEV void apply(const float* x, const float* w, const float* b, float* out, u32 n, u32 thread, float shift,
+                  float factor) {
   if (by_fours(n)) {
     for (u32 i = thread * 4; i < n; i += TEAMS * 128) {
       f4 v = (load4(x, i) - shift) * factor;
@@ -54,7 +55,8 @@ RF_DEV void apply(const float* x, const float* w, const float* b, float* out, u3
 
 // x / sqrt(mean(x^2) + eps) * w (Zhang & Sennrich 2019).
 template <u32 TEAMS>
-RF_DEV void rms(const float* x, const float* w, const float* b, float* out, u32 n, u32 thread, float eps, float* scratch) {
+RF_DEV void rms(const float* x, const float* w, const float* b, float* out, u32 n, u32 thread, float eps,
+                float* scratch) {
   const float s = moment<TEAMS, true>(x, n, thread, 0.f, scratch);
   apply<TEAMS>(x, w, b, out, n, thread, 0.f, rf_rsqrt(s / (float)n + eps));
 }
@@ -62,21 +64,24 @@ RF_DEV void rms(const float* x, const float* w, const float* b, float* out, u32 
 // (x - mean) / sqrt(var + eps) * w + b (Ba et al. 2016). The variance is of the differences: with
 // E[x^2] - mean^2 it would cancel.
 template <u32 TEAMS>
-RF_DEV void layer(const float* x, const float* w, const float* b, float* out, u32 n, u32 thread, float eps, float* scratch) {
+RF_DEV void layer(const float* x, const float* w, const float* b, float* out, u32 n, u32 thread, float eps,
+                  float* scratch) {
   const float mean = moment<TEAMS, false>(x, n, thread, 0.f, scratch) / (float)n;
   const float s = moment<TEAMS, true>(x, n, thread, mean, scratch + TEAMS);
   apply<TEAMS>(x, w, b, out, n, thread, mean, rf_rsqrt(s / (float)n + eps));
 }
 
 // A block a group: grid (n_groups).
-RF_KERNEL RF_BOUNDS(256) void norm_rms(const float* x, const float* w, const float* b, float* out, u32 group, u32, u32, float eps) {
+RF_KERNEL RF_BOUNDS(256) void norm_rms(const float* x, const float* w, const float* b, float* out, u32 group, u32, u32,
+                                       float eps) {
   RF_SHARED(float, scratch, 8);
   const u64 at = (u64)bid_x() * group;
   rms<8>(x + at, w, b, out + at, group, tid_x(), eps, scratch);
 }
 RF_REGISTER(norm_rms)
 
-RF_KERNEL RF_BOUNDS(256) void norm_layer(const float* x, const float* w, const float* b, float* out, u32 group, u32, u32, float eps) {
+RF_KERNEL RF_BOUNDS(256) void norm_layer(const float* x, const float* w, const float* b, float* out, u32 group, u32,
+                                         u32, float eps) {
   RF_SHARED(float, scratch, 16);
   const u64 at = (u64)bid_x() * group;
   layer<8>(x + at, w, b, out + at, group, tid_x(), eps, scratch);
@@ -84,7 +89,8 @@ RF_KERNEL RF_BOUNDS(256) void norm_layer(const float* x, const float* w, const f
 RF_REGISTER(norm_layer)
 
 // A team a group, for heads and narrow rows: grid (n_groups / 4, rounded up).
-RF_KERNEL RF_BOUNDS(128) void norm_rms_team(const float* x, const float* w, const float* b, float* out, u32 group, u32, u32 n_groups, float eps) {
+RF_KERNEL RF_BOUNDS(128) void norm_rms_team(const float* x, const float* w, const float* b, float* out, u32 group, u32,
+                                            u32 n_groups, float eps) {
   const u32 g = bid_x() * 4 + team();
   if (g >= n_groups) return;
   const u64 at = (u64)g * group;
@@ -92,7 +98,8 @@ RF_KERNEL RF_BOUNDS(128) void norm_rms_team(const float* x, const float* w, cons
 }
 RF_REGISTER(norm_rms_team)
 
-RF_KERNEL RF_BOUNDS(128) void norm_layer_team(const float* x, const float* w, const float* b, float* out, u32 group, u32, u32 n_groups, float eps) {
+RF_KERNEL RF_BOUNDS(128) void norm_layer_team(const float* x, const float* w, const float* b, float* out, u32 group,
+                                              u32, u32 n_groups, float eps) {
   const u32 g = bid_x() * 4 + team();
   if (g >= n_groups) return;
   const u64 at = (u64)g * group;

@@ -93,6 +93,9 @@ RF_DEV void team_sync() {
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }
 
+// The threads of a wave, likewise.
+RF_DEV void wave_sync() { team_sync(); }
+
 // ---- Across the lanes of a team --------------------------------------------------------------
 
 RF_DEV u32 bits(float x) { return __builtin_bit_cast(u32, x); }

@@ -15,7 +15,8 @@ template <class T> RF_DEV void put(const float* row, u64 block, u32 off, u32 at,
 }
 
 template <class T>
-RF_DEV void store(const float* k, const float* v, const u64* slots, const u32* positions, u32 off_k, u32 off_v, u32 n_head_kv, u32 head_dim, u32 head_dim_v) {
+RF_DEV void store(const float* k, const float* v, const u64* slots, const u32* positions, u32 off_k, u32 off_v,
+                  u32 n_head_kv, u32 head_dim, u32 head_dim_v) {
   const u32 token = bid_x(), at = positions[token] % 32;
   const u64 block = slots[token];
   put<T>(k + (u64)token * n_head_kv * head_dim, block, off_k, at, n_head_kv, head_dim);
@@ -24,11 +25,10 @@ RF_DEV void store(const float* k, const float* v, const u64* slots, const u32* p
 
 // slots: address of each token's block; off_k, off_v: bytes from there to this layer's keys and
 // values. Grid (n_tokens).
-#define STORE(T)                                                                                                                        \
-  (const float* k, const float* v, const u64* slots, const u32* positions, u32 off_k, u32 off_v, u32 n_head_kv, u32 head_dim, u32 head_dim_v) { \
-    store<T>(k, v, slots, positions, off_k, off_v, n_head_kv, head_dim, head_dim_v);                                                    \
+#define STORE(T)                                                                                                \
+  (const float* k, const float* v, const u64* slots, const u32* positions, u32 off_k, u32 off_v, u32 n_head_kv, \
+   u32 head_dim, u32 head_dim_v) {                                                                              \
+    store<T>(k, v, slots, positions, off_k, off_v, n_head_kv, head_dim, head_dim_v);                            \
   }
-RF_KERNEL RF_BOUNDS(256) void store_f16 STORE(f16)
-RF_REGISTER(store_f16)
-RF_KERNEL RF_BOUNDS(256) void store_f32 STORE(float)
-RF_REGISTER(store_f32)
+RF_KERNEL RF_BOUNDS(256) void store_f16 STORE(f16) RF_REGISTER(store_f16) RF_KERNEL RF_BOUNDS(256) void store_f32
+    STORE(float) RF_REGISTER(store_f32)

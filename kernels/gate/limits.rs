@@ -22,14 +22,15 @@ struct Limit {
 const DOT4: &[(&[&str], &str)] = &[(&["gfx"], "v_dot4")];
 const MATRIX: &[(&[&str], &str)] = &[
     (&["gfx11", "gfx12"], "v_wmma_f32_16x16x16_f16"),
-    (&["gfx90a", "gfx942"], "v_mfma_f32_16x16x16"),
-    (&["gfx10"], "v_dot2"),
+    (&["gfx908", "gfx90a", "gfx942"], "v_mfma_f32_16x16x16"),
+    (&["gfx906", "gfx10"], "v_dot2"),
 ];
 
 const LIMITS: &[Limit] = &[
     Limit { kernels: "", vgprs: (64, 64), lds: 1024, must: &[] },
     Limit { kernels: "attend_split_", vgprs: (192, 256), lds: 20 << 10, must: &[] },
     Limit { kernels: "attend_tile_", vgprs: (160, 256), lds: 20 << 10, must: &[] },
+    Limit { kernels: "attend_mma_", vgprs: (248, 256), lds: 48 << 10, must: MATRIX },
     Limit { kernels: "attend_combine_", vgprs: (32, 32), lds: 0, must: &[] },
     Limit { kernels: "embed_", vgprs: (128, 128), lds: 0, must: &[] },
     Limit { kernels: "gemv_", vgprs: (192, 256), lds: 16 << 10, must: &[] },

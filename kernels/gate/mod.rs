@@ -17,8 +17,8 @@ pub use toolchain::Toolchain;
 
 /// Chips of a release: all that the kernels are compiled for.
 const RELEASE: &[&str] = &[
-    "gfx90a", "gfx942", "gfx1030", "gfx1031", "gfx1032", "gfx1033", "gfx1034", "gfx1035", "gfx1036", "gfx1100",
-    "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1200", "gfx1201",
+    "gfx906", "gfx908", "gfx90a", "gfx942", "gfx1030", "gfx1031", "gfx1032", "gfx1033", "gfx1034", "gfx1035",
+    "gfx1036", "gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1200", "gfx1201",
 ];
 
 /// The chip of test device rdna3, and of development.

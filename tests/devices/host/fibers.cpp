@@ -61,7 +61,8 @@ class Runner {
  public:
   Runner() : block_(new Block), fibers_(new Fiber[THREADS_MAX]) {
     block_->fibers = fibers_;
-    void* m = mmap(nullptr, THREADS_MAX * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* m =
+        mmap(nullptr, THREADS_MAX * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (m == MAP_FAILED) die("no memory for stacks");
     stacks_ = (char*)m;
     for (u32 i = 0; i < THREADS_MAX; i++) mprotect(stacks_ + i * STACK, PAGE, PROT_NONE);
@@ -80,8 +81,7 @@ class Runner {
       *--sp = (void*)enter;
       fibers_[i] = {sp - 6, i, RUNS, 0, false};
     }
-    while (!round()) {
-    }
+    while (!round()) {}
     check_lds();
     here = nullptr;
   }
@@ -115,19 +115,40 @@ class Runner {
     return where;
   }
 
-  // Every team runs to the barrier or its end; true if all have ended.
+  // Runs a team to its next place to wait for more than itself.
+  u32 advance(u32 first) {
+    resume(first);
+    u32 where = meeting(first);
+    while (where % 4 == TEAM) {
+      resume(first);
+      where = meeting(first);
+    }
+    return where;
+  }
+
+  // Runs the teams of a wave to the barrier or their end.
+  u32 advance_wave(u32 first) {
+    constexpr u32 TEAMS = RF_WAVE / 32;
+    for (;;) {
+      u32 where = RUNS;
+      for (u32 t = 0; t < TEAMS; t++) {
+        const u32 team = first + 32 * (reverse_ ? TEAMS - 1 - t : t);
+        if (team >= block_->threads) continue;
+        const u32 here = advance(team);
+        if (t && here != where) broken("teams of one wave wait at different places", here);
+        where = here;
+      }
+      if (where % 4 != WAVE) return where;
+    }
+  }
+
+  // Every wave runs to the barrier or its end; true if all have ended.
   bool round() {
     u32 barrier = RUNS;
     bool ended = false;
-    const u32 teams = (block_->threads + 31) / 32;
-    for (u32 t = 0; t < teams; t++) {
-      const u32 first = 32 * (reverse_ ? teams - 1 - t : t);
-      resume(first);
-      u32 where = meeting(first);
-      while (where % 4 == TEAM) {
-        resume(first);
-        where = meeting(first);
-      }
+    const u32 waves = (block_->threads + RF_WAVE - 1) / RF_WAVE;
+    for (u32 w = 0; w < waves; w++) {
+      const u32 where = advance_wave(RF_WAVE * (reverse_ ? waves - 1 - w : w));
       if (where == RUNS) {
         ended = true;
       } else {
@@ -143,7 +164,8 @@ class Runner {
     for (u32 site = 0; site < SITES_MAX; site++) {
       if (block_->lds_at[site] < 0) continue;
       for (u32 i = 0; i < LDS_GAP; i++)
-        if (block_->lds[block_->lds_end[site] + i] != LDS_CANARY) broken("a write behind the end of an array in LDS", 0);
+        if (block_->lds[block_->lds_end[site] + i] != LDS_CANARY)
+          broken("a write behind the end of an array in LDS", 0);
     }
   }
 
@@ -184,7 +206,7 @@ class Pool {
       std::lock_guard l(m_);
       job_ = &job, busy_ = helpers_, turn_++;
       start_.notify_all();
-      }
+    }
     job.work(mine);
     if (job.total > 1 && helpers_) {
       std::unique_lock l(m_);
@@ -221,7 +243,8 @@ struct sigaction before;
 void on_segv(int, siginfo_t* info, void*) {
   if (here && kernel_here) {
     char line[512];
-    const int n = snprintf(line, sizeof line, "host device: kernel %s, block %u,%u,%u thread %u touches %p, which is in no buffer\n",
+    const int n = snprintf(line, sizeof line,
+                           "host device: kernel %s, block %u,%u,%u thread %u touches %p, which is in no buffer\n",
                            kernel_here->name.c_str(), here->id.x, here->id.y, here->id.z, tid(), info->si_addr);
     if (write(2, line, n) < 0) _exit(1);
   }

@@ -24,7 +24,8 @@ template <class T> T read(const u8* p) {
 
 // EF_AMDGPU_MACH of LLVM's AMDGPUUsage.
 u32 machine(const std::string& arch) {
-  static const std::map<std::string, u32> all = {{"gfx90a", 0x3f}, {"gfx942", 0x4c}, {"gfx1030", 0x36}, {"gfx1100", 0x41}, {"gfx1201", 0x4e}};
+  static const std::map<std::string, u32> all = {
+      {"gfx90a", 0x3f}, {"gfx942", 0x4c}, {"gfx1030", 0x36}, {"gfx1100", 0x41}, {"gfx1201", 0x4e}};
   const auto at = all.find(arch);
   if (at == all.end()) die("HOSTHIP_ARCH: %s is not one of the known chips", arch.c_str());
   return at->second;
@@ -44,7 +45,8 @@ int names_of(const u8* elf, std::set<std::string>& names) {
     const u8* strings = elf + read<u64>(sections + read<u32>(section + 40) * size + 24);
     for (u64 at = 0; at < bytes; at += 24) {
       const std::string name = (const char*)strings + read<u32>(symbols + at);
-      if (name.size() > 3 && name.compare(name.size() - 3, 3, ".kd") == 0) names.insert(name.substr(0, name.size() - 3));
+      if (name.size() > 3 && name.compare(name.size() - 3, 3, ".kd") == 0)
+        names.insert(name.substr(0, name.size() - 3));
     }
   }
   return names.empty() ? INVALID_IMAGE : SUCCESS;
@@ -53,7 +55,8 @@ int names_of(const u8* elf, std::set<std::string>& names) {
 }  // namespace
 
 void host::register_kernel(const char* name, Trampoline run, const u32* sizes, u32 count) {
-  if (!kernels().emplace(name, Kernel{name, run, std::vector<u32>(sizes, sizes + count)}).second) die("two kernels are called %s", name);
+  if (!kernels().emplace(name, Kernel{name, run, std::vector<u32>(sizes, sizes + count)}).second)
+    die("two kernels are called %s", name);
 }
 
 API int hipModuleLoadData(void** module, const void* image) {
@@ -72,7 +75,8 @@ API int hipModuleUnload(void* module) {
 API int hipModuleGetFunction(void** function, void* module, const char* name) {
   if (!((Module*)module)->names.count(name)) return fail(NOT_FOUND);
   const auto at = kernels().find(name);
-  if (at == kernels().end()) die("kernel %s is in the code object, but was not built for the host (RF_REGISTER?)", name);
+  if (at == kernels().end())
+    die("kernel %s is in the code object, but was not built for the host (RF_REGISTER?)", name);
   *function = &at->second;
   return SUCCESS;
 }

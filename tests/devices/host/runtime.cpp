@@ -55,7 +55,8 @@ int count_launch() {
   const u64 n = ++launches;
   const Settings& s = settings();
   if (n == s.abort_at) {
-    fputs("Memory access fault by GPU node-1 (Agent handle: 0x55d0) on address 0x7f0000000000. Reason: Page not present or supervisor privilege.\n",
+    fputs("Memory access fault by GPU node-1 (Agent handle: 0x55d0) on address 0x7f0000000000. "
+          "Reason: Page not present or supervisor privilege.\n",
           stderr);
     abort();
   }

@@ -232,7 +232,8 @@ API int hipMemsetAsync(void* to, int value, size_t bytes, void* stream) {
 }
 
 // Marks of the `extra` list: the arguments' address, their size, the end.
-API int hipModuleLaunchKernel(void* function, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u32 shared, void* stream, void** params, void** extra) {
+API int hipModuleLaunchKernel(void* function, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u32 shared, void* stream,
+                              void** params, void** extra) {
   const Kernel* k = (const Kernel*)function;
   const u64 threads = (u64)bx * by * bz;
   if (!gx || !gy || !gz || !threads || threads > host::THREADS_MAX) return fail(INVALID_CONFIGURATION);

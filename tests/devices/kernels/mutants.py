@@ -32,13 +32,21 @@ MUTANTS = [
     ("attention.hip", "tid_x(), 128);\n  }\n  barrier();", "tid_x(), 128);\n  }", "attention"),
     ("attention.hip", "lane(), 32);\n  }\n  team_sync();", "lane(), 32);\n  }", "attention"),
     ("attention.hip", "(at < lo ? lo : at > hi ? hi : at)", "at", "attention"),
-    ("attention.hip", "position >= window ? position + 1 - window", "position >= window ? position - window", "attention"),
+    ("paged.h", "position >= window ? position + 1 - window", "position >= window ? position - window", "attention"),
     ("attention.hip", "key > position ||", "key > position + 1 ||", "attention"),
     ("attention.hip", "top == -RF_INF ? 0.f : top;\n    const float shrink", "top;\n    const float shrink", "attention"),
     ("attention.hip", "rows.acc[r][j] *= shrink;", "rows.acc[r][j] *= 1.f;", "attention"),
     ("attention.hip", "step = 4 * n_split", "step = 4 * n_split + 1", "attention"),
     ("attention.hip", "if (first >= span.len) return;", "if (first > span.len) return;", "attention"),
     ("attention.hip", "first + (r < n ? r : n - 1)", "first + r", "attention"),
+    ("attention_mma.hip", "tile_col(i)] = s[t][i];\n  wave_sync();", "tile_col(i)] = s[t][i];", "attention"),
+    ("attention_mma.hip", "m.shrinks[row] = shrink;\n  wave_sync();", "m.shrinks[row] = shrink;", "attention"),
+    ("attention_mma.hip", "c, hi, m.values);\n      wave_sync();", "c, hi, m.values);", "attention"),
+    ("attention_mma.hip", "key < hi ?", "key <= hi ?", "attention"),
+    ("attention_mma.hip", "key > position ||", "key > position + 1 ||", "attention"),
+    ("attention_mma.hip", "a[i] *= k ? 1.f : shrinks[i];", "a[i] *= shrinks[i];", "attention"),
+    ("attention_mma.hip", "sums[wave() * 16 + row] = sum;\n  barrier();", "sums[wave() * 16 + row] = sum;", "attention"),
+    ("attention_mma.hip", "acc[t][i] * share[i];\n      barrier();", "acc[t][i] * share[i];", "attention"),
 ]
 
 
@@ -49,7 +57,7 @@ def survives(objects, mutant):
         shutil.copytree(ROOT / "kernels", tree / "kernels")
         shutil.copytree(ROOT / "tests/devices", tree / "tests/devices", ignore=shutil.ignore_patterns("target"))
         # Only what the tests need, so that a mutant is built in seconds.
-        names = {"rows": ["rows", "activation"]}.get(tests, [tests])
+        names = {"rows": ["rows", "activation"], "attention": ["attention", "attention_mma"]}.get(tests, [tests])
         for source in (tree / "kernels").glob("*.hip"):
             if source.stem not in names:
                 source.unlink()

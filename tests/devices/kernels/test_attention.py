@@ -89,6 +89,12 @@ class Attention(KernelTest):
         self.decode(np.float32, 2, 1, 128, 128, [200], 2, window=40, softcap=30.0)
 
     def prefill(self, dtype, n_head, n_head_kv, dim, dim_v, spans, window=0, softcap=0.0):
+        self.tiles("tile", 5e-6, dtype, n_head, n_head_kv, dim, dim_v, spans, window, softcap)
+        if dtype == np.float16 and dim % 16 == 0 and dim_v % 16 == 0:
+            # Queries and probabilities are f16, too.
+            self.tiles("mma", 2e-3, dtype, n_head, n_head_kv, dim, dim_v, spans, window, softcap)
+
+    def tiles(self, form, tolerance, dtype, n_head, n_head_kv, dim, dim_v, spans, window, softcap):
         cache, d_spans, tables, keys, values = self.sequences(spans, dtype, n_head_kv, dim, dim_v, window)
         size, kv = capacity(dim, dim_v), {2: "f16", 4: "f32"}[np.dtype(dtype).itemsize]
         tokens = sum(n for _, n in spans)
@@ -96,7 +102,8 @@ class Attention(KernelTest):
         q = self.normal(tokens, n_head, dim, scale=2)
         out = self.d.empty((tokens, n_head, dim_v))
         scale = float(np.float32(dim**-0.5))
-        self.d.launch(f"attend_tile_{kv}_{size}", (len(tiles), n_head), 128, self.d.array(q), out, d_spans,
+        name = f"attend_mma_{size}" if form == "mma" else f"attend_tile_{kv}_{size}"
+        self.d.launch(name, (len(tiles), n_head), 128, self.d.array(q), out, d_spans,
                       self.d.array(tiles), tables, cache.off_k, cache.off_v, n_head, n_head_kv, dim, dim_v, scale, window,
                       softcap)
         start, want = 0, []
@@ -104,7 +111,7 @@ class Attention(KernelTest):
             want.append(softmax_attention(q[start : start + n].astype(np.float64), keys[i], values[i], range(pos, pos + n),
                                           scale, window, softcap))
             start += n
-        self.close(out.read(), np.concatenate(want), 5e-6, f"{kv} {n_head}/{n_head_kv} heads of {dim}, {dim_v}")
+        self.close(out.read(), np.concatenate(want), tolerance, f"{name} {n_head}/{n_head_kv} heads of {dim}, {dim_v}")
         self.d.release()
 
     def test_prefill_spans(self):

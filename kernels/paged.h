@@ -1,0 +1,32 @@
+// The paged cache as attention sees it; its layout is in store.hip.
+#pragma once
+#include "prelude.h"
+
+// Tokens start .. start + len of the step, at positions pos ..; its blocks from tables[table] on.
+struct Span {
+  u32 start, len, pos, table;
+};
+
+// One layer, as one key head sees it.
+struct Layer {
+  const u64* table;  // blocks of the span
+  u32 off_k, off_v;  // bytes in a block to this head's keys and values
+  u32 head_dim, head_dim_v;
+  u32 window;     // 0: none
+  float softcap;  // with log2 e; 0: none
+};
+
+template <class T>
+RF_DEV Layer layer_of(Span span, const u64* tables, u32 off_k, u32 off_v, u32 head, u32 head_dim, u32 head_dim_v,
+                      u32 window, float softcap) {
+  return {tables + span.table,
+          off_k + head * 32 * head_dim * (u32)sizeof(T),
+          off_v + head * 32 * head_dim_v * (u32)sizeof(T),
+          head_dim,
+          head_dim_v,
+          window,
+          softcap * RF_LOG2E};
+}
+
+// First position that a query at `position` sees.
+RF_DEV u32 first_visible(u32 position, u32 window) { return window && position >= window ? position + 1 - window : 0; }
