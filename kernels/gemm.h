@@ -56,7 +56,7 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
   float factor = 1.f;
 
   // A wave makes 32 columns (two tiles) by TILES tiles of rows.
-  constexpr u32 WAVES = 256 / RF_WAVE, TILES = 16 / WAVES;
+  constexpr u32 WAVES = 256 / RF_WAVE, TILES = 16 / WAVES, LINE = GEMM_LINE * 8;
   const u32 wave_col = wave() % 2 * 32, wave_row = wave() / 2 * TILES * 16;
   Acc acc[2][TILES];
 #pragma unroll
@@ -73,8 +73,7 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
     h2 h[16];
     float shrink = 1.f;
     {
-      const u32 p = 2 * step + half;
-      const auto codes = F::codes(panel, p);
+      const auto codes = F::codes(panel, 2 * step + half);
       const float top = from_bits(team_max<2>(bits(F::bound(codes))));
       if (top < RF_INF && (step == 0 || top * factor > 32768.f)) {
         const float now = gemm_factor(top);
@@ -82,16 +81,15 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
         factor = now;
       }
       F::halves(codes, factor, h);
-      if (p * 32 >= k) {
-#pragma unroll
-        for (u32 i = 0; i < 16; i++) h[i] = h2{0, 0};
-      }
     }
     barrier();
 #pragma unroll
-    for (u32 i = 0; i < 4; i++)
-      weights[mine * GEMM_LINE + half * 4 + i] = u4{__builtin_bit_cast(u32, h[4 * i]), __builtin_bit_cast(u32, h[4 * i + 1]),
-                                                    __builtin_bit_cast(u32, h[4 * i + 2]), __builtin_bit_cast(u32, h[4 * i + 3])};
+    for (u32 i = 0; i < 4; i++) {
+      u4 eight;
+#pragma unroll
+      for (u32 j = 0; j < 4; j++) eight[j] = __builtin_bit_cast(u32, h[4 * i + j]);
+      weights[mine * GEMM_LINE + half * 4 + i] = eight;
+    }
 #pragma unroll
     for (u32 i = 0; i < 2; i++)
       inputs[(t / 8 + 32 * i) * GEMM_LINE + chunk] = u4{x[i].v[0], x[i].v[1], x[i].v[2], x[i].v[3]};
@@ -114,10 +112,10 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
     for (u32 z = 0; z < GEMM_STEP / 16; z++) {
       TileB tile[TILES];
 #pragma unroll
-      for (u32 b = 0; b < TILES; b++) tile[b] = tile_load_b(wh + (wave_row + 16 * b) * GEMM_LINE * 8 + 16 * z, GEMM_LINE * 8);
+      for (u32 b = 0; b < TILES; b++) tile[b] = tile_load_b(wh + (wave_row + 16 * b) * LINE + 16 * z, LINE);
 #pragma unroll
       for (u32 a = 0; a < 2; a++) {
-        const TileA in = tile_load_a(ih + (wave_col + 16 * a) * GEMM_LINE * 8 + 16 * z, GEMM_LINE * 8);
+        const TileA in = tile_load_a(ih + (wave_col + 16 * a) * LINE + 16 * z, LINE);
 #pragma unroll
         for (u32 b = 0; b < TILES; b++) acc[a][b] = tile_mma(in, tile[b], acc[a][b]);
       }
@@ -127,26 +125,47 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
   barrier();
   if (half == 0) ratio[mine] = gemm_inverse(factor);
   barrier();
+  // All that an element needs is loaded, as of the last row or column where it has none, before any is stored.
 #pragma unroll
-  for (u32 a = 0; a < 2; a++)
+  for (u32 a = 0; a < 2; a++) {
+    u32 c[TILE_ACC];
+    float scale[TILE_ACC];
 #pragma unroll
-    for (u32 b = 0; b < TILES; b++)
+    for (u32 i = 0; i < TILE_ACC; i++) {
+      c[i] = col0 + wave_col + 16 * a + tile_row(i);
+      scale[i] = xs[c[i] < n_cols ? c[i] : n_cols - 1];
+    }
+#pragma unroll
+    for (u32 b = 0; b < TILES; b++) {
+      float v[TILE_ACC];
+      u32 r[TILE_ACC], from[TILE_ACC];
 #pragma unroll
       for (u32 i = 0; i < TILE_ACC; i++) {
-        const u32 r = wave_row + 16 * b + tile_col(i), c = col0 + wave_col + 16 * a + tile_row(i);
-        if (row0 + r < n && c < n_cols) {
-          const u64 at = (u64)c * n + row0 + r;
-          float v = acc[a][b][i] * ratio[r] * xs[c];
-          if (bias) v += bias[row0 + r];
-          if (residual) v += residual[at];
-          y[at] = v;
-        }
+        r[i] = row0 + wave_row + 16 * b + tile_col(i);
+        from[i] = r[i] < n ? r[i] : n - 1;
+        v[i] = acc[a][b][i] * ratio[r[i] - row0] * scale[i];
       }
+      if (bias) {
+#pragma unroll
+        for (u32 i = 0; i < TILE_ACC; i++) v[i] += bias[from[i]];
+      }
+      if (residual) {
+        float add[TILE_ACC];
+#pragma unroll
+        for (u32 i = 0; i < TILE_ACC; i++) add[i] = residual[(u64)(c[i] < n_cols ? c[i] : n_cols - 1) * n + from[i]];
+#pragma unroll
+        for (u32 i = 0; i < TILE_ACC; i++) v[i] += add[i];
+      }
+#pragma unroll
+      for (u32 i = 0; i < TILE_ACC; i++)
+        if (r[i] < n && c[i] < n_cols) y[(u64)c[i] * n + r[i]] = v[i];
+    }
+  }
 }
 
-#define GEMM_FORMAT(fmt, F)                                                                                        \
-  RF_KERNEL RF_BOUNDS(256) void gemm_##fmt(const u8* w, float* y, const float* b, const float* r, u32 n, u32 k,    \
-                                           const f16* xh, const float* xs, u32 n_cols) {                           \
-    gemm<F::Narrow>(w, y, b, r, n, k, xh, xs, n_cols);                                                                     \
-  }                                                                                                                \
+#define GEMM_FORMAT(fmt, F)                                                                                      \
+  RF_KERNEL RF_BOUNDS(256) void gemm_##fmt(const u8* w, float* y, const float* b, const float* r, u32 n, u32 k,  \
+                                           const f16* xh, const float* xs, u32 n_cols) {                         \
+    gemm<F::Narrow>(w, y, b, r, n, k, xh, xs, n_cols);                                                           \
+  }                                                                                                              \
   RF_REGISTER(gemm_##fmt)

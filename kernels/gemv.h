@@ -9,8 +9,8 @@
 
 // Rows that a team makes at once, for C columns: more share the loads of the activations, which are what many
 // columns cost; fewer leave more teams, which one column needs. The two teams of a wave64 share them anyway, and
-// formats with many scales or bits have no registers for more than two. The launch knows none of this: it has a block for
-// each four rows (a team a row), and those beyond the last row leave.
+// formats with many scales or bits have no registers for more than two. The launch need not know: blocks for four
+// rows each, a team a row, are enough whatever the format, and those beyond the last row leave.
 template <class F> constexpr u32 gemv_team_rows(u32 columns) {
   const u32 rows = 16 * columns / RF_WAVE, most = F::SCALES > 2 || sizeof(typename F::Piece) > 40 ? 2 : 4;
   return rows < 2 ? 1 : rows < most ? rows : most;
@@ -157,7 +157,8 @@ template <class F, u32 C> RF_DEV void gemv_k4(const GemvArgs& a) {
 
 // y = act(gate * x) * (up * x), act 0 SiLU, 1 GELU (tanh).
 template <class F, u32 C>
-RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const void* x, const f2* xd, u32 n_cols, u32 act) {
+RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const void* x, const f2* xd, u32 n_cols,
+                     u32 act) {
   constexpr u32 PAIRS = (gemv_team_rows<F>(C) + 1) / 2;
   const u32 row = (bid_x() * 4 + team()) * PAIRS;
   if (row >= n) return;
@@ -172,7 +173,9 @@ RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const
 #pragma unroll
   for (u32 i = 0; i < PAIRS; i++) {
 #pragma unroll
-    for (u32 c = 0; c < C; c++) acc[2 * i][c] = team_sum(acc[2 * i][c]), acc[2 * i + 1][c] = team_sum(acc[2 * i + 1][c]);
+    for (u32 r = 2 * i; r < 2 * i + 2; r++)
+#pragma unroll
+      for (u32 c = 0; c < C; c++) acc[r][c] = team_sum(acc[r][c]);
     if (row + i < n && lane() < n_cols) {
       const float g = pick(acc[2 * i]), u = pick(acc[2 * i + 1]);
       y[(u64)lane() * n + row + i] = (act ? rf_gelu(g) : rf_silu(g)) * u;

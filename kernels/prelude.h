@@ -402,5 +402,4 @@ RF_DEV h2 byte_pair(u32 q, u32 i) {
 #endif
 }
 RF_DEV h2 h2_fma(h2 a, h2 b, h2 c) { return __builtin_elementwise_fma(a, b, c); }
-RF_DEV f2 h2_to_f2(h2 v) { return __builtin_convertvector(v, f2); }
 RF_DEV h2 f2_to_h2(f2 v) { return __builtin_convertvector(v, h2); }

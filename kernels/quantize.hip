@@ -55,7 +55,8 @@ RF_REGISTER(quantize_f16)
 RF_DEV float squares(f4 v) { return v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3]; }
 RF_DEV f4 weighted(f4 v, const float* w, u32 i, u32 k) { return w ? v * four(w, i, k) : v; }
 
-RF_KERNEL RF_BOUNDS(256) void norm_rms_q8(const float* x, const float* w, float* out, i8* xq, f2* xd, u32 k, float eps) {
+RF_KERNEL RF_BOUNDS(256) void norm_rms_q8(const float* x, const float* w, float* out, i8* xq, f2* xd, u32 k,
+                                          float eps) {
   RF_SHARED(float, scratch, 8);
   const u64 row = bid_x();
   float sum = 0.f;
@@ -73,7 +74,8 @@ RF_KERNEL RF_BOUNDS(256) void norm_rms_q8(const float* x, const float* w, float*
 }
 RF_REGISTER(norm_rms_q8)
 
-RF_KERNEL RF_BOUNDS(256) void norm_rms_f16(const float* x, const float* w, float* out, f16* xh, float* xs, u32 k, float eps) {
+RF_KERNEL RF_BOUNDS(256) void norm_rms_f16(const float* x, const float* w, float* out, f16* xh, float* xs, u32 k,
+                                           float eps) {
   RF_SHARED(float, sums, 8);
   RF_SHARED(u32, tops, 8);
   const u64 row = bid_x();

@@ -86,7 +86,8 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
   }
 
   // For the GEMM, of narrow pieces: the weights times `factor` in f16, in the order of the codes. The factor
-  // keeps them inside f16's range; see gemm.h.
+  // keeps them inside f16's range; see gemm.h. Behind the row's end stands something of the row, which meets
+  // activations of zero.
   RF_DEV auto panel(const u8* row, u32 p, u32 k) { return F::load(row, p < k / 32 ? p : k / 32 - 1); }
   // Eight f16 activations from `at` on; zeros behind the end.
   RF_DEV Words<16, 4> input(const f16* x, u32 at, u32 k) {

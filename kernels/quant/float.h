@@ -49,15 +49,12 @@ template <class F, class T> struct Float {
   using Panel = Words<sizeof(T), 4 * WORDS>;
   RF_DEV Panel panel(const u8* row, u32 p, u32 k) {
     if (p * 32 + 32 <= k) return words<sizeof(T), 4 * WORDS>(row + p * 32 * (u32)sizeof(T));
-    Panel w;
+    Panel w = {};
 #pragma unroll
-    for (u32 z = 0; z < 4 * WORDS; z++) {
-      w.v[z] = 0;
-#pragma unroll
-      for (u32 i = 0; i < 4 / sizeof(T); i++) {
-        const u32 at = p * 32 + z * (u32)(4 / sizeof(T)) + i;
-        if (at < k) w.v[z] |= (u32)((const T*)row)[at] << (16 * i);
-      }
+    for (u32 i = 0; i < 32; i++) {
+      constexpr u32 EACH = 4 / sizeof(T);
+      const u32 at = p * 32 + i, v = ((const T*)row)[at < k ? at : k - 1];
+      w.v[i / EACH] |= v << (i % EACH * 16);
     }
     return w;
   }
@@ -69,8 +66,10 @@ template <class F, class T> struct Float {
       for (u32 i = 0; i < 4; i++) w.v[i] = v.v[i];
     } else {
 #pragma unroll
-      for (u32 i = 0; i < 8; i++)
-        if (at + i < k) w.v[i / 2] |= (u32)__builtin_bit_cast(u16, x[at + i]) << (16 * (i % 2));
+      for (u32 i = 0; i < 8; i++) {
+        const u32 v = __builtin_bit_cast(u16, x[at + i < k ? at + i : k - 1]);
+        w.v[i / 2] |= (at + i < k ? v : 0) << (i % 2 * 16);
+      }
     }
     return w;
   }
@@ -84,7 +83,7 @@ template <class F, class T> struct Float {
   }
   RF_DEV void halves(const Panel& w, float factor, h2 out[16]) {
 #pragma unroll
-    for (u32 i = 0; i < 16; i++) out[i] = f2_to_h2(f2{of_words(w.v, 2 * i) * factor, of_words(w.v, 2 * i + 1) * factor});
+    for (u32 i = 0; i < 16; i++) out[i] = f2_to_h2(f2{of_words(w.v, 2 * i), of_words(w.v, 2 * i + 1)} * factor);
   }
 
   RF_DEV void expand(const u8* row, float* out, u32 k, float factor, u32 t, u32 threads) {

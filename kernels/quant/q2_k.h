@@ -10,13 +10,14 @@
 template <u32 BYTES_OF_CODES>
 struct Q2_K_Pieces : Coded<Q2_K_Pieces<BYTES_OF_CODES>, 4, Mins::Own, 3, 0, false, BYTES_OF_CODES> {
   using Narrow = Q2_K_Pieces<8>;
-  static constexpr u32 BLOCK = 256, BYTES = 84, WORDS = BYTES_OF_CODES / 4, HALF = 32 / BYTES_OF_CODES;  // pieces of half a block
+  static constexpr u32 BLOCK = 256, BYTES = 84, WORDS = BYTES_OF_CODES / 4;
+  static constexpr u32 HALF = 32 / BYTES_OF_CODES;  // pieces of half a block
   using Codes = CodesOf<BYTES_OF_CODES, 4>;
   struct Piece { Words<4, 2> h; Words<4, WORDS> q; u32 dm; };
   RF_DEV u32 at(u32 p, u32 g) { return p / HALF * 128 + g * 32 + p % HALF * BYTES_OF_CODES; }
   RF_DEV Piece load(const u8* row, u32 p) {
-    const u32 at = p / (2 * HALF) * BYTES, half = p / HALF % 2;
-    return {words<4, 2>(row + (at + half * 8)), words<4, WORDS>(row + (at + half * 32 + p % HALF * BYTES_OF_CODES) + 16),
+    const u32 at = p / (2 * HALF) * BYTES, half = p / HALF % 2, word = p % HALF * BYTES_OF_CODES;
+    return {words<4, 2>(row + (at + half * 8)), words<4, WORDS>(row + (at + half * 32 + word) + 16),
             *(const u32*)(row + at + 80)};
   }
   RF_DEV Codes codes(const Piece& w, u32 p) {

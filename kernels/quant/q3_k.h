@@ -10,7 +10,8 @@
 template <u32 BYTES_OF_CODES>
 struct Q3_K_Pieces : Coded<Q3_K_Pieces<BYTES_OF_CODES>, 4, Mins::None, 4, 4, false, BYTES_OF_CODES> {
   using Narrow = Q3_K_Pieces<8>;
-  static constexpr u32 BLOCK = 256, BYTES = 110, WORDS = BYTES_OF_CODES / 4, HALF = 32 / BYTES_OF_CODES;  // pieces of half a block
+  static constexpr u32 BLOCK = 256, BYTES = 110, WORDS = BYTES_OF_CODES / 4;
+  static constexpr u32 HALF = 32 / BYTES_OF_CODES;  // pieces of half a block
   using Codes = CodesOf<BYTES_OF_CODES, 4>;
   struct Piece { Words<2, WORDS> high, q; Words<2, 3> scales; u16 d; };
   RF_DEV u32 at(u32 p, u32 g) { return p / HALF * 128 + g * 32 + p % HALF * BYTES_OF_CODES; }

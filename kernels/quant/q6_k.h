@@ -15,8 +15,10 @@ struct Q6_K : Coded<Q6_K, 2, Mins::None, 32, 32> {
   RF_DEV Piece load(const u8* row, u32 p) {
     const u32 at = (p >> 3) * BYTES, half = p >> 2 & 1, word = p & 3;
     const i8* scale = (const i8*)row + (at + half * 8 + word) + 192;
-    return {words<2, 4>(row + (at + half * 64 + word * 16)), words<2, 4>(row + (at + half * 32 + (word & 1) * 16) + 128),
-            {scale[0], scale[4]}, *(const u16*)(row + at + 208)};
+    return {words<2, 4>(row + (at + half * 64 + word * 16)),
+            words<2, 4>(row + (at + half * 32 + (word & 1) * 16) + 128),
+            {scale[0], scale[4]},
+            *(const u16*)(row + at + 208)};
   }
   RF_DEV Codes codes(const Piece& w, u32 p) {
     Codes c;

@@ -14,7 +14,7 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[2]
 
-# File, what is there, what comes instead, tests that should notice.
+# File, what is there, what comes instead, tests that should notice; for matrix products, of which format.
 MUTANTS = [
     ("prelude.h", "  barrier();\n  float s = 0.f;", "  float s = 0.f;", "norm"),
     ("prelude.h", "if (first + j * 256 < n) f(", "if (first + j * 256 <= n) f(", "rows"),
@@ -47,17 +47,50 @@ MUTANTS = [
     ("attention_mma.hip", "a[i] *= k ? 1.f : shrinks[i];", "a[i] *= shrinks[i];", "attention"),
     ("attention_mma.hip", "sums[wave() * 16 + row] = sum;\n  barrier();", "sums[wave() * 16 + row] = sum;", "attention"),
     ("attention_mma.hip", "acc[t][i] * share[i];\n      barrier();", "acc[t][i] * share[i];", "attention"),
+    ("gemv.h", "if (row >= n) return;", "if (row > n) return;", "gemv", "q4_0"),
+    ("gemv.h", "row -= a.n0;", "row -= a.n0 - 1;", "gemv", "q4_0"),
+    ("gemv.h", "  barrier();\n  const u32 c = tid_x();", "  const u32 c = tid_x();", "gemv", "q4_0"),
+    ("gemv.h", "if (t.first && residual)", "if (residual)", "gemv", "q4_0"),
+    ("gemv.h", "c == 0 || c < n_cols ? c", "c <= n_cols ? c", "gemv", "q4_0"),
+    ("gemv.h", "row + r < n ? row + r : n - 1", "row + r < n ? row + r : n", "gemv", "q4_0"),
+    ("gemv.h", "p + (DEPTH - 1) * STEP < n", "p + (DEPTH - 1) * STEP <= n", "gemv", "q4_0"),
+    ("gemv.h", "i = n * F::PIECE + first; i < k", "i = n * F::PIECE + first; i < k - 1", "gemv", "f16"),
+    ("gemv.h", "act ? rf_gelu(g)", "!act ? rf_gelu(g)", "gemv", "q4_0"),
+    ("quant/coded.h", "MINS == Mins::Half && (p & 1)", "MINS == Mins::Half && (p & 2)", "gemv", "q4_k"),
+    ("quant/coded.h", "0x01010101u * OFFSET) ^", "0x01010101u * (OFFSET - 1)) ^", "gemv", "q6_k"),
+    ("quant/coded.h", "(0x100u - OFFSET)", "(0x101u - OFFSET)", "gemv", "q6_k"),
+    ("quant/q4_k.h", "(a >> up & 0x3030)", "(a & 0x3030)", "gemv", "q4_k"),
+    ("quant/q5_k.h", "high >> 1 & 0x01010101", "high & 0x01010101", "gemv", "q5_k"),
+    ("quant/q5_0.h", "w.q.v[0] >> (16 + 4 * z)", "w.q.v[0] >> (4 * z)", "gemv", "q5_0"),
+    ("quant/q6_k.h", "const u32 shift = p & 2;", "const u32 shift = (p & 1) * 2;", "gemv", "q6_k"),
+    ("quant/q3_k.h", "top >> (g / 2 * 2)", "top", "gemv", "q3_k"),
+    ("quant/q2_k.h", "h[g / 2] >> 4 & 0x0f0f0f0f", "h[g / 2] & 0x0f0f0f0f", "gemv", "q2_k"),
+    ("gemm.h", "    barrier();\n#pragma unroll\n    for (u32 i = 0; i < 4; i++)", "#pragma unroll\n    for (u32 i = 0; i < 4; i++)", "gemm", "q4_0"),
+    ("gemm.h", "    barrier();\n#pragma unroll\n    for (u32 b = 0; b < TILES; b++)\n#pragma unroll\n      for (u32 i = 0", "#pragma unroll\n    for (u32 b = 0; b < TILES; b++)\n#pragma unroll\n      for (u32 i = 0", "gemm", "q4_0"),
+    ("gemm.h", "c < n_cols ? c : n_cols - 1", "c", "gemm", "q4_0"),
+    ("gemm.h", "row0 + mine < n ? row0 + mine : n - 1", "row0 + mine", "gemm", "q4_0"),
+    ("gemm.h", "if (r[i] < n && c[i] < n_cols)", "if (r[i] < n)", "gemm", "q4_0"),
+    ("gemm.h", "|| top * factor > 32768.f", "", "gemm", "bf16"),
+    ("gemm.h", "if (r != 1.f) acc", "if (false) acc", "gemm", "bf16"),
+    ("quant/coded.h", "if (at < k) return words<16, 4>", "if (at <= k) return words<16, 4>", "gemm", "q4_0"),
+    ("quant/coded.h", "p < k / 32 ? p : k / 32 - 1", "p < k / 32 + 1 ? p : k / 32 - 1", "gemm", "q4_0"),
+    ("quant/float.h", "(at + i < k ? v : 0)", "v", "gemm", "f32"),
+    ("quant/float.h", "((const T*)row)[at < k ? at : k - 1]", "((const T*)row)[at <= k ? at : k - 1]", "gemm", "f32"),
+    ("quantize.hip", "top_of(weighted(v, w, i, k), top)", "top_of(v, top)", "quantize"),
+    ("quantize.hip", "if (i >= k) return;", "if (i > k) return;", "quantize"),
+    ("quantize.hip", "if (i % 32 == 0) xd", "if (i % 64 == 0) xd", "quantize"),
+    ("embed.hip", "tokens[i] * F::row_bytes", "(tokens[i] + 1) * F::row_bytes", "embed"),
 ]
 
 
 def survives(objects, mutant):
-    file, old, new, tests = mutant
+    file, old, new, tests, *fmt = mutant
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder)
         shutil.copytree(ROOT / "kernels", tree / "kernels")
         shutil.copytree(ROOT / "tests/devices", tree / "tests/devices", ignore=shutil.ignore_patterns("target"))
         # Only what the tests need, so that a mutant is built in seconds.
-        names = {"rows": ["rows", "activation"], "attention": ["attention", "attention_mma"]}.get(tests, [tests])
+        names = {"rows": ["rows", "activation"]}.get(tests, ["_".join([tests, *fmt])])
         for source in (tree / "kernels").glob("*.hip"):
             if source.stem not in names:
                 source.unlink()
@@ -70,7 +103,7 @@ def survives(objects, mutant):
         if build.returncode:
             sys.exit(f"{file}: the mutant does not compile")
         command = [sys.executable, tree / "tests/devices/kernels/run.py", "--library", tree / "out/libamdhip64.so",
-                   "--objects", objects, f"test_{tests}*.py"]
+                   "--objects", objects, f"test_{tests}*.py", "--only", f"test_{fmt[0]}" if fmt else ""]
         return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -81,7 +114,7 @@ def main():
     args = parser.parse_args()
     chosen = [m for m in MUTANTS if args.file in (None, m[0])]
     survivors = [m for m in chosen if survives(str(pathlib.Path(args.objects).resolve()), m)]
-    for file, old, new, _ in survivors:
+    for file, old, new, *_ in survivors:
         print(f"survives: {file}: {old!r} -> {new!r}")
     print(f"{len(chosen)} mutants, {len(survivors)} survive")
     sys.exit(bool(survivors))

@@ -32,6 +32,8 @@ class Gemm(ProductTest):
         shapes = [(1, 1), (70, 33), (129, 65), (300, 130)]
         for i, (k, (n, n_cols)) in enumerate(zip(lengths, shapes)):
             self.product(fmt, random_rows(self.rng, fmt, n, k), n_cols, i % 2 == 1, "")
+        if fmt in FLOATS:
+            self.changing(fmt)
 
     def test_weights_of_every_size(self):
         """From where f16 has few bits to where it has no number."""
@@ -42,20 +44,19 @@ class Gemm(ProductTest):
             for size in [1e-5, 1e5]:
                 self.product(fmt, random_rows(self.rng, fmt, 20, 2 * FORMATS[fmt][0], size), 5, False, f"size {size}")
 
-    def test_rows_that_change_size(self):
+    def changing(self, fmt):
         """The first weights of a row choose its factor; later ones that are larger lower it."""
-        for fmt in FLOATS:
-            w = self.normal(150, 330)
-            w[::7, :70] *= 1e-4
-            w[1::7, :200] = 0
-            w[2::7, 100:] *= 1e-4
-            w[3::7, :] *= np.exp(np.linspace(-9, 10, 330))
-            w[4::7, :64] *= 1e-3
-            w[4::7, 200:] *= 1e4
-            w[5::7, :] = 0
-            if fmt != "f16":
-                w[6::7, 128:] *= 1e20
-            self.product(fmt, pack(fmt, w), 3, False, "sizes that change")
+        w = self.normal(150, 330)
+        w[::7, :70] *= 1e-4
+        w[1::7, :200] = 0
+        w[2::7, 100:] *= 1e-4
+        w[3::7, :] *= np.exp(np.linspace(-9, 10, 330))
+        w[4::7, :64] *= 1e-3
+        w[4::7, 200:] *= 1e4
+        w[5::7, :] = 0
+        if fmt != "f16":
+            w[6::7, 128:] *= 1e20
+        self.product(fmt, pack(fmt, w), 3, False, "sizes that change")
 
     def test_what_is_not_finite_stays_in_its_row_and_column(self):
         for fmt in FLOATS:
