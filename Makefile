@@ -1,5 +1,6 @@
 # make demo   builds, fetches a model, starts the daemon, loads the model and streams an answer
 # make test   everything that must hold before a change lands
+# make gpu-check  a real model on the interpreted GPU against the CPU (minutes)
 # make devices  the test devices: libraries that stand in for a GPU's runtime (tests/devices)
 # make build  release binaries in target/release
 # make install DESTDIR=/somewhere PREFIX=/usr
@@ -14,7 +15,7 @@ VPY := $(VENV)/bin/python
 DEVICES := $(TARGET)/devices
 BINARIES := $(TARGET)/release/rocmforged $(TARGET)/release/forgectl
 
-.PHONY: demo test test-rust test-client test-gpu devices toolchain lint build install bench clean
+.PHONY: demo test test-rust test-client test-gpu gpu-check devices toolchain lint build install bench clean
 
 build:
 	$(CARGO) build --release --locked --bins
@@ -49,6 +50,12 @@ test-gpu: $(VENV)/ready-test devices
 	cd tests/devices/rdna3 && CARGO_TARGET_DIR=$(abspath $(TARGET))/rdna3 $(CARGO) test --release --locked
 	$(VPY) tests/devices/kernels/run.py --library $(DEVICES)/host/libamdhip64.so --objects $(DEVICES)/objects
 	$(VPY) tests/devices/kernels/run.py --library $(DEVICES)/rdna3/libamdhip64.so --objects $(DEVICES)/objects
+
+# A real model on the interpreter of gfx1100 code, against the CPU: minutes, not part of `make test`.
+gpu-check: export ROCMFORGE_GPU_TARGETS := gfx1100
+gpu-check: $(VENV)/ready-test build devices
+	$(VPY) tests/models/fetch.py
+	$(VPY) tests/devices/gpu_check.py --library $(DEVICES)/rdna3/libamdhip64.so
 
 devices: toolchain
 	kernels/compile.sh $(DEVICES)/objects gfx1100
