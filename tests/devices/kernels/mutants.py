@@ -90,7 +90,8 @@ def survives(objects, mutant):
         shutil.copytree(ROOT / "kernels", tree / "kernels")
         shutil.copytree(ROOT / "tests/devices", tree / "tests/devices", ignore=shutil.ignore_patterns("target"))
         # Only what the tests need, so that a mutant is built in seconds.
-        names = {"rows": ["rows", "activation"]}.get(tests, ["_".join([tests, *fmt])])
+        names = {"rows": ["rows", "activation"], "attention": ["attention", "attention_mma"]}
+        names = names.get(tests, ["_".join([tests, *fmt])])
         for source in (tree / "kernels").glob("*.hip"):
             if source.stem not in names:
                 source.unlink()
