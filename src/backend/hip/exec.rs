@@ -12,19 +12,19 @@ use crate::backend::batch::{self, Limits};
 use crate::backend::cpu::all_finite;
 use crate::plan::batch::Batch;
 
-/// A step's end is asked for without sleeping for this long around the time the last one took:
-/// sleeping takes at least as long.
+/// A step that ends within this time is waited for without sleeping: a sleep takes at least as long.
 const SPIN: Duration = Duration::from_micros(200);
-/// Sleep between two questions.
-const NAP: Duration = Duration::from_micros(50);
+/// Naps between two questions are this part of the time that the step has taken: nobody waits
+/// longer for its end than that.
+const NAP_PART: u32 = 64;
+/// Longest nap.
+const NAP_MAX: Duration = Duration::from_millis(1);
 
 /// The step in flight.
 #[derive(Debug, Default)]
 pub struct Flight {
     since: Option<Instant>,
     outputs: usize,
-    /// How long the last step took: the next one will take about as long.
-    last: Duration,
 }
 
 impl Flight {
@@ -109,18 +109,15 @@ impl HipBackend {
                 if now >= deadline {
                     return Ok(false);
                 }
-                let left = (since + self.flight.last).saturating_duration_since(now);
-                if left > SPIN {
-                    std::thread::sleep((left - SPIN).min(deadline - now));
-                } else if now < since + self.flight.last + SPIN {
+                let taken = now - since;
+                if taken < SPIN {
                     std::thread::yield_now();
                 } else {
-                    std::thread::sleep(NAP);
+                    std::thread::sleep((taken / NAP_PART).min(NAP_MAX).min(deadline - now));
                 }
             };
             self.arrays.take_back(done);
             self.logits.take_back(done);
-            self.flight.last = since.elapsed();
         }
         self.flight.since = None;
         let rows = self.logits.floats(self.flight.outputs * self.plan.n_vocab);
