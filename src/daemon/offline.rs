@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::{config, log, say};
 use crate::backend::cpu::CpuPool;
+use crate::offline::device::{Device, Gpu};
 use crate::offline::eval::{self, Input};
 use crate::offline::tokenize;
 use crate::registry::load::kv_type;
@@ -64,7 +65,7 @@ pub struct Eval {
     /// Run so many copies together, as one decode batch
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Device to run on: auto or cpu
+    /// Device to run on: auto, gpu or cpu
     #[arg(long, default_value = "auto")]
     device: String,
     /// Worker threads; 0 = physical cores
@@ -136,11 +137,13 @@ impl Eval {
     fn run(self) -> anyhow::Result<String> {
         let tier = Tier::parse(&self.simd).context("--simd")?;
         let kv_type = kv_type(&self.kv_type).map_err(anyhow::Error::msg).context("--kv-type")?;
-        match self.device.as_str() {
-            "auto" | "cpu" => {}
-            "gpu" => anyhow::bail!("--device gpu: the GPU backend is not in this build; use auto or cpu"),
-            other => anyhow::bail!("--device {other}: use auto or cpu"),
-        }
+        let cpu = || Device::Cpu(CpuPool::new(self.threads, tier));
+        let device = match self.device.as_str() {
+            "cpu" => cpu(),
+            "auto" => Gpu::open().map_or_else(|_| cpu(), Device::Gpu),
+            "gpu" => Device::Gpu(Gpu::open().map_err(anyhow::Error::msg).context("--device gpu")?),
+            other => anyhow::bail!("--device {other}: use auto, gpu or cpu"),
+        };
         let input = match (self.text, self.tokens) {
             (Some(text), _) => Input::Text(text),
             (None, Some(tokens)) => Input::Tokens(tokens),
@@ -156,7 +159,7 @@ impl Eval {
             copies: self.batch,
         };
         // These errors say their cause themselves.
-        let report = eval::run(&options, &CpuPool::new(self.threads, tier)).map_err(anyhow::Error::msg)?;
+        let report = eval::run(&options, &device).map_err(anyhow::Error::msg)?;
         Ok(report.to_string())
     }
 }

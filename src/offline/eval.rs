@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::device::Device;
 use super::drive::{Driver, Part};
 use crate::backend::BackendError;
-use crate::backend::cpu::{CpuBackend, CpuPool};
 use crate::base::limits::{EVAL_COPIES_MAX, EVAL_LOGITS_BYTES, STEP_TOKENS};
 use crate::gguf::{Gguf, GgufError};
 use crate::model::{Model, ModelError, PlanOptions};
@@ -124,11 +124,11 @@ pub enum EvalError {
     Input(String),
 }
 
-/// Evaluates on the threads of `pool`.
+/// Evaluates on `device`.
 ///
 /// # Errors
 /// [`EvalError`]; a file of logits may have been begun.
-pub fn run(options: &Options, pool: &Arc<CpuPool>) -> Result<Report, EvalError> {
+pub fn run(options: &Options, device: &Device) -> Result<Report, EvalError> {
     let copies = options.copies.unwrap_or(1);
     if !(1..=EVAL_COPIES_MAX).contains(&copies) {
         return Err(EvalError::Input(format!("{copies} copies: from 1 to {EVAL_COPIES_MAX} can run together")));
@@ -142,7 +142,8 @@ pub fn run(options: &Options, pool: &Arc<CpuPool>) -> Result<Report, EvalError> 
     if let Some(id) = tokens.iter().find(|t| **t as usize >= model.hparams.n_vocab) {
         return Err(EvalError::Input(format!("token {id} of a vocabulary of {}", model.hparams.n_vocab)));
     }
-    let mut run = Run::new(options, &model, pool, copies)?;
+    let longest = if options.logits.is_some() { tokens.len() } else { options.context.unwrap_or(WINDOW) };
+    let mut run = Run::new(options, &model, device, copies, longest)?;
     let mut report = Report { device: run.driver.device(), n_tokens: tokens.len(), difference: None, perplexity: None };
     match &options.logits {
         Some(path) => logits(&mut run, &tokens, options.context, path)?,
@@ -233,15 +234,22 @@ struct Run {
 }
 
 impl Run {
-    fn new(options: &Options, model: &Model, pool: &Arc<CpuPool>, copies: usize) -> Result<Self, EvalError> {
+    /// For `copies` of a sequence of up to `longest` tokens.
+    fn new(
+        options: &Options,
+        model: &Model,
+        device: &Device,
+        copies: usize,
+        longest: usize,
+    ) -> Result<Self, EvalError> {
         let plan = Arc::new(model.plan(&PlanOptions { kv_type: options.kv_type }));
         let n_vocab = plan.n_vocab;
         let rows = EVAL_LOGITS_BYTES / size_of::<f32>() / n_vocab / copies;
         let chunk = options.chunk.unwrap_or(if options.copies.is_some() { 1 } else { STEP_TOKENS });
         let chunk = chunk.min(1 << 16);
         let max_outputs = options.chunk.map_or(chunk.min(rows.max(1)), |_| chunk);
-        let backend = CpuBackend::new(Arc::clone(&plan), Arc::clone(pool), chunk * copies, max_outputs * copies)?;
-        let mut driver = Driver::new(Box::new(backend), plan.caches.clone());
+        let backend = device.start(&plan, chunk * copies, max_outputs * copies, copies, longest)?;
+        let mut driver = Driver::new(backend, plan.caches.clone());
         let sequences = (0..copies).map(|_| driver.add()).collect();
         Ok(Self { driver, sequences, n_vocab, chunk, max_outputs, difference: 0.0 })
     }

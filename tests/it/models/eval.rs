@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rocmforge::backend::cpu::CpuPool;
+use rocmforge::offline::device::Device;
 use rocmforge::offline::eval::{EvalError, Input, Options, Report};
 use rocmforge::offline::tokenize;
 use rocmforge::plan::cache::KvType;
@@ -38,7 +39,7 @@ fn options(name: &str, input: Input, logits: Option<&Path>) -> Options {
 }
 
 fn run(options: &Options) -> Result<Report, EvalError> {
-    rocmforge::offline::eval::run(options, &CpuPool::new(0, Tier::detect()))
+    rocmforge::offline::eval::run(options, &Device::Cpu(CpuPool::new(0, Tier::detect())))
 }
 
 fn floats(path: &Path) -> Vec<f32> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rocmforge::backend::cpu::CpuPool;
 use rocmforge::gguf::Gguf;
 use rocmforge::model::{Model, PlanOptions};
+use rocmforge::offline::device::Device;
 use rocmforge::offline::drive::Part;
 use rocmforge::offline::eval::{self, Input};
 use rocmforge::plan::cache::KvType;
@@ -101,7 +102,7 @@ fn perplexity(name: &str, file: &str) {
         chunk: None,
         copies: None,
     };
-    let report = eval::run(&options, &CpuPool::new(0, Tier::detect())).expect("a perplexity");
+    let report = eval::run(&options, &Device::Cpu(CpuPool::new(0, Tier::detect()))).expect("a perplexity");
     println!("{name}: {report}; llama.cpp {:.4}", golden.perplexity);
     let ours = report.perplexity.expect("asked for");
     assert_eq!((report.n_tokens, ours.n_scored, ours.context), (golden.tokens, golden.scored, golden.context));
