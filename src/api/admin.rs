@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::proto::admin::{AdminError, BenchRequest, Decision, EvictRequest, LoadRequest, Reloaded};
+use crate::proto::admin::{
+    AdminError, BenchRequest, Decision, EvictRequest, LoadRequest, PlanRequest, Planned, Reloaded,
+};
 use crate::registry::{Handle, Loading, RegistryError, admin_error};
 use crate::telemetry::events;
 
@@ -64,6 +66,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/why", get(why))
         .route("/requests", get(requests))
         .route("/requests/{id}", delete(cancel))
+        .route("/plan", post(plan))
         .route("/bench", post(bench))
         .route("/reload", post(reload))
         .route("/drain", post(drain))
@@ -270,6 +273,11 @@ async fn cancel(
 async fn bench(State(admin): State<Arc<Admin>>, bytes: Bytes) -> Answer<crate::proto::admin::BenchResult> {
     let request: BenchRequest = body(&bytes)?;
     Ok(Json(admin.registry.bench(&request, admin.threads).await?))
+}
+
+async fn plan(State(admin): State<Arc<Admin>>, bytes: Bytes) -> Answer<Vec<Planned>> {
+    let request: PlanRequest = body(&bytes)?;
+    Ok(Json(admin.registry.plan(request.models).await?))
 }
 
 async fn reload(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>) -> Answer<Reloaded> {

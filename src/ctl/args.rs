@@ -44,6 +44,12 @@ pub enum Verb {
         #[arg(long)]
         now: bool,
     },
+    /// What loading models, one after the other, would do: device, bytes, who would have to go
+    Plan {
+        /// Models, in the order of their loads
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
+        models: Vec<String>,
+    },
     /// Models that are loaded
     Ps,
     /// Models that there are

@@ -23,7 +23,9 @@ use client::{Client, body, segment, typed};
 pub use failure::Failure;
 use output::Output;
 
-use crate::proto::admin::{BenchRequest, Decision, EvictRequest, Model, ModelDetail, ModelStats, Reloaded};
+use crate::proto::admin::{
+    BenchRequest, Decision, EvictRequest, Model, ModelDetail, ModelStats, PlanRequest, Planned, Reloaded,
+};
 
 /// `forgectl`, from its command line to its exit status.
 pub fn main() -> ExitCode {
@@ -65,6 +67,11 @@ async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Fail
         Verb::Ls => {
             let answer = client.json(get, "/admin/v1/models", None).await?;
             print::<Vec<Model>>(out, answer, |m| render::ls(&m))
+        }
+        Verb::Plan { models } => {
+            let request = body(&PlanRequest { models: models.clone() })?;
+            let answer = client.json(post, "/admin/v1/plan", Some(&request)).await?;
+            print::<Vec<Planned>>(out, answer, |p| render::plan(&p))
         }
         // What is or should be in memory; a file that merely cannot be run is `ls`'s matter.
         Verb::Ps => {

@@ -5,7 +5,8 @@ use comfy_table::{Cell, CellAlignment, Table};
 
 use super::human::{ago, bytes, clean, count, seconds};
 use crate::proto::admin::{
-    BenchResult, Decision, Device, Evicted, Model, ModelDetail, ModelState, ModelStats, RequestInfo, Status,
+    BenchResult, Decision, Device, Evicted, Model, ModelDetail, ModelState, ModelStats, Outcome, Planned, RequestInfo,
+    Status,
 };
 
 /// A table without lines; columns whose title begins with `>` are aligned to the right.
@@ -95,6 +96,34 @@ pub fn ps(models: &[Model], now: f64) -> String {
     });
     let titles = ["NAME", "STATE", "DEVICE", ">MEMORY", ">CACHE", ">CONTEXT", ">REQUESTS", "LAST USE"];
     table(&titles, rows) + &failures(loaded.into_iter())
+}
+
+/// `plan`
+pub fn plan(all: &[Planned]) -> String {
+    let rows = all.iter().map(|p| {
+        let total = p.bytes.weights + p.bytes.cache + p.bytes.activations + p.bytes.tables;
+        let placed = |n: u64| if p.device.is_some() { bytes(n) } else { "-".to_owned() };
+        let outcome = match p.outcome {
+            Outcome::Ready => "is loaded".to_owned(),
+            Outcome::Fits => "fits".to_owned(),
+            Outcome::Evicts => format!("evicts {}", p.evicts.iter().map(|id| clean(id)).collect::<Vec<_>>().join(", ")),
+            Outcome::Refused => "refused".to_owned(),
+        };
+        vec![
+            p.id.clone(),
+            or_dash(p.device.as_ref()),
+            placed(p.bytes.weights),
+            placed(p.bytes.cache),
+            placed(p.bytes.activations + p.bytes.tables),
+            placed(total),
+            if p.outcome == Outcome::Ready { "-".to_owned() } else { placed(p.free) },
+            seconds(p.load_s),
+            outcome,
+        ]
+    });
+    let titles = ["NAME", "DEVICE", ">WEIGHTS", ">CACHE", ">OTHER", ">TOTAL", ">FREE BEFORE", ">LOAD", "OUTCOME"];
+    let reasons = all.iter().map(|p| format!("{}: {}\n", clean(&p.id), clean(&p.reason)));
+    table(&titles, rows) + &reasons.collect::<String>()
 }
 
 /// `status`

@@ -13,7 +13,7 @@ use axum::{Json, body::Body};
 use super::*;
 use crate::proto::admin::{
     AdminError, BenchResult, BenchRun, Device, Evicted, LedgerEntry, LoadEvent, ModelBytes, ModelDetail, ModelState,
-    Phase, RequestInfo, Status,
+    Outcome, Phase, PlanRequest, Planned, RequestInfo, Status,
 };
 
 #[derive(Clone, Default)]
@@ -91,6 +91,19 @@ fn detail(id: &str) -> Response {
         notes: Vec::new(),
     })
     .into_response()
+}
+
+fn planned(id: &String) -> Planned {
+    Planned {
+        id: id.clone(),
+        outcome: Outcome::Evicts,
+        reason: "it fits".into(),
+        device: Some("gpu0".into()),
+        bytes: ModelBytes { weights: 1 << 30, cache: 1 << 30, ..ModelBytes::default() },
+        free: 1 << 20,
+        evicts: vec!["old".into()],
+        load_s: 1.5,
+    }
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
@@ -175,6 +188,10 @@ fn router() -> Router {
     Router::new()
         .route("/admin/v1/status", get(async || Json(status)))
         .route("/admin/v1/models", get(async || Json(all)))
+        .route(
+            "/admin/v1/plan",
+            post(async |Json(r): Json<PlanRequest>| Json(r.models.iter().map(planned).collect::<Vec<_>>())),
+        )
         .route("/admin/v1/models/load", post(async |Json(r): Json<Value>| load(&r)))
         .route("/admin/v1/models/{id}", get(async |Path(id): Path<String>| detail(&id)))
         .route(
@@ -246,6 +263,7 @@ async fn verbs_print_tables() {
             &["show", "qwen"],
             &["architecture", "qwen2", "layers", "28", "196 tensors", "rope_freqs.weight", "gpt2, pre qwen2"],
         ),
+        (&["plan", "qwen", "b"], &["FREE BEFORE", "gpu0", "2.0 GiB", "evicts old", "qwen: it fits"]),
         (&["stats"], &["qwen", "23.4"]),
         (&["devices"], &["AMD EPYC", "no AMD GPU driver", "1.0 GiB  qwen weights"]),
         (&["requests"], &["r1", "decode", "20"]),

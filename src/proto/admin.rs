@@ -108,6 +108,49 @@ pub struct ModelDetail {
     pub notes: Vec<String>,
 }
 
+/// `POST /admin/v1/plan`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// Ids or aliases, in the order in which they would be loaded.
+    pub models: Vec<String>,
+}
+
+/// How a load would end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It is loaded.
+    Ready,
+    /// There is room.
+    Fits,
+    /// There is room once others have gone.
+    Evicts,
+    /// It would be refused.
+    Refused,
+}
+
+/// What loading a model would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// The model.
+    pub id: String,
+    /// How it would end.
+    pub outcome: Outcome,
+    /// Why there, or why not.
+    pub reason: String,
+    /// Where.
+    pub device: Option<String>,
+    /// What it takes there.
+    pub bytes: ModelBytes,
+    /// Bytes free there before it.
+    pub free: u64,
+    /// Models that would have to go.
+    pub evicts: Vec<String>,
+    /// Expected seconds: as last time, or its bytes at 1 GB/s.
+    pub load_s: f64,
+}
+
 /// `POST /admin/v1/models/load`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

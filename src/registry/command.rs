@@ -12,7 +12,7 @@ use super::lease::Acquired;
 use super::loader::{Facts, Grant, Job, LoadError, Prepared, Progress, Reporter, Source};
 use crate::policy::admission::Need;
 use crate::pool::budget::Budget;
-use crate::proto::admin::{Device, Evicted, LoadRequest, Model, ModelDetail, ModelStats, RequestInfo, Status};
+use crate::proto::admin::{Device, Evicted, LoadRequest, Model, ModelDetail, ModelStats, Planned, RequestInfo, Status};
 
 /// Where an answer goes. Nobody may be there any more: that is no error.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
@@ -30,6 +30,7 @@ pub(super) enum Command<M> {
     Show { name: String, reply: Reply<ModelDetail> },
     Status { reply: Reply<Status> },
     Devices { reply: Reply<Vec<Device>> },
+    Plan { names: Vec<String>, reply: Reply<Vec<Planned>> },
     Stats { reply: Reply<Vec<ModelStats>> },
     Requests { reply: Reply<Vec<RequestInfo>> },
     Cancel { id: String, uid: Option<u32>, reply: Reply<()> },

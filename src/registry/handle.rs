@@ -17,7 +17,7 @@ use super::loader::{Progress, Resident, Source};
 use super::{catalog, memory};
 use crate::base::limits::LOAD_EVENT_INTERVAL;
 use crate::proto::admin::{
-    AdminError, Device, Evicted, LoadEvent, LoadRequest, Model, ModelDetail, ModelStats, RequestInfo, Status,
+    AdminError, Device, Evicted, LoadEvent, LoadRequest, Model, ModelDetail, ModelStats, Planned, RequestInfo, Status,
 };
 use crate::telemetry::events::DecisionLog;
 
@@ -197,6 +197,18 @@ impl<M: Resident> Handle<M> {
     /// The registry has ended.
     pub async fn late(&self) -> Result<Vec<String>, RegistryError> {
         self.ask(|reply| Command::Late { reply }).await
+    }
+
+    /// What loading these models, one after the other, would do.
+    ///
+    /// # Errors
+    /// A name that is not known.
+    pub async fn plan(&self, names: Vec<String>) -> Result<Vec<Planned>, RegistryError> {
+        for name in &names {
+            // Waits for a scan if the name is not known, and until the file was looked at.
+            self.show(name).await?;
+        }
+        self.ask(|reply| Command::Plan { names, reply }).await
     }
 
     /// What of the preload set has not been ready yet, with the reason, for `/ready`.

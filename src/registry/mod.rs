@@ -16,6 +16,7 @@ mod core;
 mod entry;
 pub mod error;
 mod facts;
+mod forecast;
 pub mod gpu;
 mod handle;
 mod lease;

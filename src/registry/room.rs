@@ -17,10 +17,10 @@ use crate::pool::budget::Kind;
 use crate::proto::admin::Phase;
 
 /// Memory of a device that loads in the order of their turns have not claimed yet.
-struct Unclaimed {
-    free: u64,
+pub(super) struct Unclaimed {
+    pub free: u64,
     /// Held by models on their way out.
-    coming: u64,
+    pub coming: u64,
 }
 
 impl Unclaimed {
@@ -77,7 +77,7 @@ impl<M: Resident> Core<M> {
         }
     }
 
-    fn unclaimed(&self, site: usize) -> Unclaimed {
+    pub fn unclaimed(&self, site: usize) -> Unclaimed {
         let budget = &self.options.sites[site].budget;
         let leaving = |e: &&Entry<M>| e.live.as_ref().is_some_and(|l| l.leaving.is_some() && l.site == site);
         let coming = self.entries.values().filter(leaving).map(|e| budget.held_by(&e.id)).sum();
@@ -213,7 +213,7 @@ impl<M: Resident> Core<M> {
     }
 
     /// Bytes of caches beyond what their models were admitted with.
-    fn idle_slabs(&self, site: usize) -> u64 {
+    pub fn idle_slabs(&self, site: usize) -> u64 {
         let minimum = |id: &str| self.entries.get(id).and_then(|e| e.needs.as_deref()).map_or(0, |n| n[site].cache);
         let holdings = self.options.sites[site].budget.holdings();
         let caches = holdings.iter().filter(|h| h.kind == Kind::Cache);
@@ -221,7 +221,7 @@ impl<M: Resident> Core<M> {
     }
 
     /// Who could go, and how long it takes until the next one may.
-    fn candidates(
+    pub fn candidates(
         &self,
         site: usize,
         waited: Duration,

@@ -43,6 +43,9 @@ impl<M: Resident> Core<M> {
             Command::Devices { reply } => {
                 reply.send(Ok(self.devices())).ok();
             }
+            Command::Plan { names, reply } => {
+                reply.send(self.forecast(&names, now)).ok();
+            }
             Command::Stats { reply } => {
                 reply.send(Ok(self.residents().map(|(id, m)| super::ModelStats { id, ..m.stats() }).collect())).ok();
             }

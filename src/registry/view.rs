@@ -50,7 +50,7 @@ impl<M: Resident> Core<M> {
         }
     }
 
-    fn bytes(&self, site: usize, id: &str) -> ModelBytes {
+    pub fn bytes(&self, site: usize, id: &str) -> ModelBytes {
         let mut bytes = ModelBytes::default();
         for h in self.options.sites[site].budget.holdings().iter().filter(|h| h.owner == id) {
             match h.kind {

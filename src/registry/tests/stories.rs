@@ -10,7 +10,7 @@ use super::sim::Sim;
 use crate::base::limits::DEVICE_LOST_AGAIN;
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
-use crate::proto::admin::{LoadRequest, ModelState};
+use crate::proto::admin::{LoadRequest, ModelState, Outcome};
 use crate::registry::command::{Command, Reload};
 use crate::registry::lease::Acquired;
 use crate::registry::loader::LoadError;
@@ -57,6 +57,34 @@ fn an_unknown_name_is_refused_with_the_nearest_ones() {
     sim.acquire("new");
     sim.advance(S);
     assert_eq!(sim.leases.len(), 1, "a file that turned up meanwhile is found");
+    sim.end();
+}
+
+#[test]
+fn a_plan_says_what_loads_would_do_and_they_do_it() {
+    let files = [("a", 300, 10), ("b", 300, 20), ("c", 300, 10), ("big", 2000, 10)];
+    let mut sim = Sim::new(1000, &files, |_| ());
+    for id in ["a", "b"] {
+        sim.acquire(id);
+        sim.advance(S);
+        sim.leases.clear();
+    }
+    sim.pin("b", true);
+    // Facts of what was never loaded are looked up in the background.
+    sim.advance(S);
+    let names: Vec<String> = ["b", "c", "big", "c"].map(str::to_owned).into();
+    let plan = sim.core.forecast(&names, sim.now).expect("all are known");
+    let outcomes: Vec<Outcome> = plan.iter().map(|p| p.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Ready, Outcome::Fits, Outcome::Refused, Outcome::Evicts]);
+    assert_eq!((plan[1].free, plan[1].bytes.weights, plan[1].bytes.cache), (334, 300, 30));
+    assert!(plan[2].reason.contains("2203"), "{}", plan[2].reason);
+    assert_eq!(plan[3].evicts, ["a"], "after c, a second model of its size needs a's place");
+    // Loaded, it takes just that.
+    sim.acquire("c");
+    sim.advance(S);
+    let bytes = sim.core.view(&sim.core.entries["c"]).bytes.expect("is loaded");
+    assert_eq!(bytes, plan[1].bytes);
+    assert!(sim.core.forecast(&["nobody".to_owned()], sim.now).is_err());
     sim.end();
 }
 
