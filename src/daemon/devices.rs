@@ -1,13 +1,17 @@
 //! The devices that models can run on: each GPU through a worker process, then the CPU.
 
 use std::env;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::{Amount, Config};
+use super::systemd;
 use crate::backend::cpu::CpuPool;
 use crate::backend::hip::objects;
-use crate::base::limits::RAM_BUDGET_PERCENT;
+use crate::backend::remote::process::Unusable;
+use crate::base::limits::{RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
 use crate::probe::Machine;
@@ -17,6 +21,8 @@ use crate::registry::load::Target;
 
 /// Names of the CPU in lists, budgets and metrics.
 pub(super) const CPU: &str = "cpu";
+/// What the rest of a start takes at most.
+const START_SPARE: Duration = Duration::from_secs(30);
 /// A runtime named by the user is asked even where the kernel shows no GPU.
 const LIBRARY: &str = "ROCMFORGE_HIP_LIBRARY";
 
@@ -28,12 +34,18 @@ pub(super) struct Devices {
 
 /// Opens all devices that the configuration allows. One that cannot be used is there too, with
 /// the reason.
-pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> Devices {
+///
+/// # Errors
+/// A GPU is demanded, and there is none.
+pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> anyhow::Result<Devices> {
     let (mut sites, mut targets) = (Vec::new(), Vec::new());
     let why_not = match wanted(config, machine) {
         Ok(()) => gpus(config, &mut sites, &mut targets).err(),
         Err(why) => Some(why),
     };
+    if let (Some(why), "gpu") = (&why_not, config.device.kind.as_str()) {
+        anyhow::bail!("device.use is gpu, but no GPU can be used: {why}; use auto or cpu");
+    }
     let description = format!("{}, {} threads, {}", machine.cpu.model, pool.threads(), pool.tier().name());
     sites.push(Site {
         id: CPU.to_owned(),
@@ -52,7 +64,7 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> D
             Some(why) => tracing::warn!(device = site.id, "no model runs here: {why}"),
         }
     }
-    Devices { sites, targets }
+    Ok(Devices { sites, targets })
 }
 
 /// Whether a GPU is to be looked for.
@@ -71,10 +83,13 @@ fn wanted(config: &Config, machine: &Machine) -> Result<(), String> {
 fn gpus(config: &Config, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Result<(), String> {
     let (mut index, mut count, mut why_not) = (0, 1, String::new());
     while index < count {
-        let level = config.log.level.clone();
+        let log = config.log.clone();
+        // A runtime that hangs is waited for; systemd's patience with a start has to last as long.
+        systemd::extend_timeout(WORKER_START + WORKER_EXIT + START_SPARE);
         let opened = Gpu::open(move || {
             let mut command = Command::new("/proc/self/exe");
-            command.args(["gpu-worker", "--index", &index.to_string(), "--log", &level]);
+            command.arg0("rocmforged").args(["gpu-worker", "--index", &index.to_string()]);
+            command.args(["--log", &log.level, "--log-format", &log.format]);
             command
         });
         let id = format!("gpu{index}");
@@ -84,7 +99,9 @@ fn gpus(config: &Config, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Re
                 sites.push(site(config, id, &gpu));
                 targets.push(Target::Gpu(gpu));
             }
-            Err(why) => {
+            Err(Unusable { reason: why, count: shown }) => {
+                // The next one may do: an integrated GPU often comes first.
+                count = count.max(shown);
                 why_not.clone_from(&why);
                 sites.push(Site {
                     name: "gpu".to_owned(),
@@ -137,5 +154,26 @@ pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
         Amount::Auto => usable,
         Amount::Percent(p) => usable / 100 * u64::from(p),
         Amount::Bytes(size) => size.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::daemon::config::Surroundings;
+    use crate::simd::Tier;
+
+    #[test]
+    fn a_gpu_that_cannot_be_used_is_refused_with_the_reason_if_it_was_demanded() {
+        let mut config = Config::defaults(&Surroundings::default());
+        let machine = Machine::probe(Path::new("/nowhere"));
+        let pool = CpuPool::new(1, Tier::Scalar);
+        let found = open(&config, &machine, &pool).expect("auto falls back");
+        assert!(found.sites.iter().any(|s| s.id == CPU && s.unusable.is_none()));
+        config.device.kind = "gpu".to_owned();
+        let why = open(&config, &machine, &pool).err().expect("no GPU").to_string();
+        assert!(why.contains("device.use is gpu") && why.ends_with("; use auto or cpu"), "{why}");
     }
 }

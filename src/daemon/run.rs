@@ -41,7 +41,6 @@ pub(super) fn run(
         tracing::warn!("{w}");
     }
     let machine = Machine::probe(Path::new("/"));
-    device(config, &machine)?;
     raise_descriptors();
 
     let mut public = Vec::new();
@@ -68,17 +67,6 @@ pub(super) fn run(
     // A blocking job (a rendering, a tokenization) whose client has gone is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-/// Says which device is used and why; an error if the one that is asked for cannot be.
-fn device(config: &Config, machine: &Machine) -> anyhow::Result<()> {
-    let why = machine.reason();
-    if config.device.kind == "gpu" {
-        anyhow::bail!("device.use is gpu, but no GPU can be used: {why}; use auto or cpu");
-    }
-    let cpu = &machine.cpu;
-    tracing::info!(device = "cpu", processor = cpu.model, cores = cpu.cores, why, "the processor is used");
-    Ok(())
 }
 
 /// Connections and mapped files need descriptors; the soft limit is often 1024.

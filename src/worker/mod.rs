@@ -3,17 +3,19 @@
 //! Its standard input is a socket to the daemon (`backend::remote::wire`). It opens the HIP
 //! runtime, says what device it found, and loads what it is asked to: each model gets a thread
 //! that answers the model's doorbell. When the daemon's end closes, the process ends at once,
-//! whatever its queues do.
+//! whatever its queues do. Signals that ask a daemon to stop are none of its business: Ctrl-C and
+//! some supervisors send them to the worker too, and running requests are to finish first.
 
 mod model;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::signal::{Signal, kill};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::backend::hip::device::Device;
@@ -51,15 +53,38 @@ fn end() -> ! {
     std::process::abort()
 }
 
+/// Ends the process when the daemon's end of the socket closes, even while the runtime is being
+/// opened and nobody listens.
+fn watch(daemon: &OwnedFd) {
+    loop {
+        // A hang-up is reported without being asked for.
+        let mut socket = [PollFd::new(daemon.as_fd(), PollFlags::empty())];
+        match poll(&mut socket, PollTimeout::NONE) {
+            Ok(_) => end(),
+            Err(nix::Error::EINTR) => {}
+            Err(e) => {
+                tracing::error!("the daemon cannot be watched: {e}");
+                return;
+            }
+        }
+    }
+}
+
 /// Runs the worker for device `index` of those the runtime shows, until the daemon's end of the
 /// socket closes.
 pub fn run(index: u32) -> Result<(), String> {
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"))?;
-    let wire = Wire::from_fd(stdin);
-    let (device, kernels) = match open(index) {
+    // All threads, the runtime's too, are made after this and inherit it.
+    let asked: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    asked.thread_block().map_err(|e| format!("blocking signals: {e}"))?;
+    let stdin = || std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"));
+    let (wire, daemon) = (Wire::from_fd(stdin()?), stdin()?);
+    let watch = std::thread::Builder::new().name("daemon".to_owned()).spawn(move || watch(&daemon));
+    watch.map_err(|e| format!("no thread to watch the daemon: {e}"))?;
+    let mut count = 0;
+    let (device, kernels) = match open(index, &mut count) {
         Ok(found) => found,
         Err(reason) => {
-            let said = wire.send(&FromWorker::Unusable { reason }, &[]);
+            let said = wire.send(&FromWorker::Unusable { reason, count }, &[]);
             return said.map_err(|e| format!("standard input is no socket of the daemon: {e}"));
         }
     };
@@ -73,7 +98,7 @@ pub fn run(index: u32) -> Result<(), String> {
         compute_units: device.properties.compute_units,
         library: device.hip().path().to_owned(),
         runtime_version: device.runtime_version,
-        count: device.hip().device_count().unwrap_or(1),
+        count,
         visibility: device.visibility.clone(),
     };
     let worker = Arc::new(Worker { device, kernels, wire, loads: Mutex::new(HashMap::new()) });
@@ -95,10 +120,11 @@ pub fn run(index: u32) -> Result<(), String> {
     }
 }
 
-fn open(index: u32) -> Result<(Device, Kernels), String> {
+/// Opens device `index`; `count` becomes the number of devices, known even if this one is refused.
+fn open(index: u32, count: &mut u32) -> Result<(Device, Kernels), String> {
     let hip = Hip::find().map_err(|e| e.to_string())?;
-    let count = hip.device_count().map_err(|e| e.to_string())?;
-    if index >= count {
+    *count = hip.device_count().map_err(|e| e.to_string())?;
+    if index >= *count {
         return Err(format!("{} shows {count} devices, device {index} is not among them", hip.path()));
     }
     let device = Device::open(hip, index).map_err(|e| e.to_string())?;

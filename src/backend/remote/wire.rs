@@ -74,6 +74,8 @@ pub enum FromWorker {
     Unusable {
         /// Why.
         reason: String,
+        /// Devices that the runtime shows; 0 if it does not say.
+        count: u32,
     },
     /// How far a load is.
     Progress {
@@ -113,6 +115,8 @@ pub enum LoadFailure {
     Invalid(String),
     /// The device, or its worker, failed.
     Device(String),
+    /// The device, or its worker, is lost; another worker may do.
+    Lost(String),
 }
 
 /// One end of the socket.
@@ -216,7 +220,7 @@ mod tests {
         assert!(
             matches!(b.receive::<FromWorker>(), Ok(Some((FromWorker::Progress { .. }, files))) if files.is_empty())
         );
-        let long = FromWorker::Unusable { reason: "x".repeat(WORKER_MESSAGE_BYTES) };
+        let long = FromWorker::Unusable { reason: "x".repeat(WORKER_MESSAGE_BYTES), count: 0 };
         assert!(a.send(&long, &[]).is_err());
         drop(a);
         assert!(b.receive::<FromWorker>().expect("no error").is_none());
