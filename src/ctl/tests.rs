@@ -46,7 +46,8 @@ async fn forgectl(socket: &std::path::Path, line: &[&str]) -> Ran {
     let cli = Cli::try_parse_from(["forgectl"].iter().chain(line)).expect("parsed");
     let (o, e) = (Sink::default(), Sink::default());
     let mut out = Output::to(cli.json, o.clone(), e.clone());
-    let result = within(&cli, &Client::new(socket.to_owned()), &mut out).await;
+    let build = Build { targets: &["gfx1100", "gfx1036"], absent: None };
+    let result = within(&cli, &Client::new(socket.to_owned()), build, &mut out).await;
     let err = result.as_ref().err().map_or(String::new(), |e| format!("forgectl: {e}"));
     Ran { code: result.err().map_or(0, |e| e.exit_code()), out: o.text(), err: e.text() + &err }
 }
@@ -212,6 +213,8 @@ fn device() -> Device {
     Device {
         id: "cpu".into(),
         description: "AMD EPYC, 2 cores, avx512".into(),
+        pci: None,
+        usable: true,
         budget: 8 << 30,
         used: 1 << 30,
         ledger: vec![LedgerEntry { owner: "qwen".into(), kind: "weights".into(), bytes: 1 << 30 }],
