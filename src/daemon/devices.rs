@@ -185,3 +185,44 @@ pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
         Amount::Bytes(size) => size.0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Surroundings;
+    use super::*;
+    use crate::probe::fixture::{Spec, Tree};
+
+    fn ryzen() -> Machine {
+        let raphael = Spec {
+            node: 1,
+            name: "raphael",
+            version: 100_306,
+            simds: 4,
+            bus: 0x13,
+            minor: 128,
+            vram: 0.5,
+            visible: 0.5,
+            gtt: 16.0,
+        };
+        Tree::default().gpu(raphael).machine()
+    }
+
+    #[test]
+    fn a_small_integrated_gpu_is_listed_with_the_reason_and_used_if_allowed() {
+        let (machine, mut config) = (ryzen(), Config::defaults(&Surroundings::default()));
+        let aside = set_aside(&config, &machine);
+        let why = NotUsable { reason: "left alone".into(), pci: Some("0000:13:00.0".into()), count: 1 };
+        let site = unusable(&machine, "gpu0".into(), why, &aside);
+        assert_eq!(site.description, "gfx1036 (raphael) at 0000:13:00.0");
+        let reason = site.unusable.expect("it is not used");
+        assert!(reason.contains("2 compute units") && reason.contains("device.allow_igpu = true"), "{reason}");
+        config.device.allow_igpu = true;
+        assert_eq!(set_aside(&config, &machine), []);
+    }
+
+    #[test]
+    fn a_worker_that_knows_no_device_still_gives_its_reason() {
+        let site = unusable(&ryzen(), "gpu0".into(), NotUsable::from("it died".to_owned()), &[]);
+        assert_eq!((site.description.as_str(), site.unusable.as_deref()), ("GPU", Some("it died")));
+    }
+}

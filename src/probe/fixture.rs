@@ -15,26 +15,33 @@ pub struct Tree(Vec<(String, String)>);
 /// A GPU with the compute driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
+    /// Number of its topology node.
     pub node: u32,
+    /// Name of the chip.
     pub name: &'static str,
     /// As KFD has it: 110000 is gfx1100.
     pub version: u32,
+    /// SIMDs, two a compute unit.
     pub simds: u32,
     /// PCI bus.
     pub bus: u32,
     /// Render node.
     pub minor: u32,
-    /// GiB of its own memory, and of it that the processor sees; of the machine's that it may take.
+    /// GiB of its own memory.
     pub vram: f64,
+    /// GiB of it that the processor sees.
     pub visible: f64,
+    /// GiB of the machine's memory that it may take.
     pub gtt: f64,
 }
 
 impl Tree {
+    /// From (path, content).
     pub fn new(files: &[(&str, &str)]) -> Self {
         Self::default().with(files)
     }
 
+    /// With more files; the last of a path's contents counts.
     #[must_use]
     pub fn with(mut self, files: &[(&str, &str)]) -> Self {
         self.0.extend(files.iter().map(|(p, c)| ((*p).to_owned(), (*c).to_owned())));
@@ -87,7 +94,6 @@ impl Tree {
         for (path, content) in &self.0 {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().expect("a parent")).expect("made");
-            // The last of a path's contents counts.
             let _ = fs::remove_file(&path);
             match content.strip_prefix("-> ") {
                 Some(target) => symlink(target, &path).expect("linked"),
