@@ -7,18 +7,19 @@ use std::sync::Arc;
 use super::config::{Amount, Config};
 use crate::backend::cpu::CpuPool;
 use crate::backend::hip::objects;
+use crate::backend::remote::wire::NotUsable;
 use crate::base::limits::RAM_BUDGET_PERCENT;
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
-use crate::probe::Machine;
+use crate::probe::doctor::{self, Build};
+use crate::probe::library::NAMED;
+use crate::probe::{GpuNode, Machine};
 use crate::registry::Site;
 use crate::registry::gpu::Gpu;
 use crate::registry::load::Target;
 
 /// Names of the CPU in lists, budgets and metrics.
 pub(super) const CPU: &str = "cpu";
-/// A runtime named by the user is asked even where the kernel shows no GPU.
-const LIBRARY: &str = "ROCMFORGE_HIP_LIBRARY";
 
 /// Devices, with what loads models onto them; both in the same order.
 pub(super) struct Devices {
@@ -26,20 +27,30 @@ pub(super) struct Devices {
     pub targets: Vec<Target>,
 }
 
+/// What this build has for GPUs.
+pub(super) const BUILD: Build = Build { targets: objects::TARGETS, absent: objects::ABSENT };
+
 /// Opens all devices that the configuration allows. One that cannot be used is there too, with
 /// the reason.
-pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> Devices {
+///
+/// # Errors
+/// `device.use` is `gpu` and no GPU can be used.
+pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> anyhow::Result<Devices> {
     let (mut sites, mut targets) = (Vec::new(), Vec::new());
     let why_not = match wanted(config, machine) {
-        Ok(()) => gpus(config, &mut sites, &mut targets).err(),
+        Ok(()) => gpus(config, machine, &mut sites, &mut targets).err(),
         Err(why) => Some(why),
     };
+    if let Some(why) = why_not.as_ref().filter(|_| config.device.kind == "gpu") {
+        anyhow::bail!("device.use is gpu, but no GPU can be used: {why}; use auto or cpu");
+    }
     let description = format!("{}, {} threads, {}", machine.cpu.model, pool.threads(), pool.tier().name());
     sites.push(Site {
         id: CPU.to_owned(),
         name: format!("{CPU} {}", pool.tier().name()),
         kind: SiteKind::Cpu,
         description,
+        pci: None,
         budget: Budget::new(ram_budget(config, machine.memory_available)),
         reason: why_not.unwrap_or_else(|| "for models that no GPU can hold".to_owned()),
         unusable: None,
@@ -52,29 +63,45 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> D
             Some(why) => tracing::warn!(device = site.id, "no model runs here: {why}"),
         }
     }
-    Devices { sites, targets }
+    Ok(Devices { sites, targets })
 }
 
 /// Whether a GPU is to be looked for.
-fn wanted(config: &Config, machine: &Machine) -> Result<(), String> {
+pub(super) fn wanted(config: &Config, machine: &Machine) -> Result<(), String> {
     if config.device.kind == "cpu" {
         return Err("device.use is cpu".to_owned());
     }
-    if let Some(why) = objects::ABSENT {
-        return Err(format!("no GPU kernels in this binary: {why}"));
+    let named = env::var_os(NAMED).is_some_and(|v| !v.is_empty());
+    match doctor::obstacle(machine, BUILD) {
+        // A runtime named by the user is asked even where the kernel shows no GPU.
+        Some(why) if !named || BUILD.absent.is_some() => Err(why),
+        _ => Ok(()),
     }
-    let named = env::var_os(LIBRARY).is_some_and(|v| !v.is_empty());
-    if named || machine.gpu.usable() { Ok(()) } else { Err(machine.reason()) }
+}
+
+/// GPUs that are left alone, each with its PCI address and why.
+fn set_aside(config: &Config, machine: &Machine) -> Vec<(String, String)> {
+    if config.device.allow_igpu {
+        return Vec::new();
+    }
+    let why = |node: &GpuNode| {
+        let why = machine.gpu.set_aside(node, BUILD.targets)?;
+        let why = format!("{} is left alone: {why}; device.allow_igpu = true uses it", node.label());
+        Some((node.pci()?.to_owned(), why))
+    };
+    machine.gpu.nodes.iter().filter_map(why).collect()
 }
 
 /// Starts a worker for each device that the runtime shows; why there is none.
-fn gpus(config: &Config, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Result<(), String> {
+fn gpus(config: &Config, machine: &Machine, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Result<(), String> {
+    let aside = set_aside(config, machine);
     let (mut index, mut count, mut why_not) = (0, 1, String::new());
     while index < count {
         let level = config.log.level.clone();
+        let skip: Vec<String> = aside.iter().flat_map(|(pci, _)| ["--skip".to_owned(), pci.clone()]).collect();
         let opened = Gpu::open(move || {
             let mut command = Command::new("/proc/self/exe");
-            command.args(["gpu-worker", "--index", &index.to_string(), "--log", &level]);
+            command.args(["gpu-worker", "--index", &index.to_string(), "--log", &level]).args(&skip);
             command
         });
         let id = format!("gpu{index}");
@@ -85,22 +112,40 @@ fn gpus(config: &Config, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Re
                 targets.push(Target::Gpu(gpu));
             }
             Err(why) => {
-                why_not.clone_from(&why);
-                sites.push(Site {
-                    name: "gpu".to_owned(),
-                    kind: SiteKind::Gpu,
-                    description: "GPU".to_owned(),
-                    budget: Budget::new(0),
-                    reason: why.clone(),
-                    unusable: Some(why),
-                    id,
-                });
+                // A worker that dies has not counted; the devices after its own may be sound.
+                count = if why.count > 0 { why.count } else { count.max(machine.gpu.nodes.len() as u32) };
+                if index >= count {
+                    break;
+                }
+                let site = unusable(machine, id, why, &aside);
+                // The GPU that was to be used says more than one that was not.
+                if why_not.is_empty() || !aside.iter().any(|(pci, _)| Some(pci) == site.pci.as_ref()) {
+                    why_not.clone_from(&site.reason);
+                }
+                sites.push(site);
                 targets.push(Target::Unusable);
             }
         }
         index += 1;
     }
     if sites.iter().any(|s| s.unusable.is_none()) { Ok(()) } else { Err(why_not) }
+}
+
+/// A GPU that no model runs on.
+fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, String)]) -> Site {
+    let node = machine.gpu.nodes.iter().find(|n| n.pci().is_some() && n.pci() == why.pci.as_deref());
+    let why_aside = aside.iter().find(|(pci, _)| Some(pci) == why.pci.as_ref()).map(|(_, why)| why.clone());
+    let reason = why_aside.unwrap_or(why.reason);
+    Site {
+        name: "gpu".to_owned(),
+        kind: SiteKind::Gpu,
+        description: node.map_or_else(|| "GPU".to_owned(), GpuNode::label),
+        pci: why.pci,
+        budget: Budget::new(0),
+        reason: reason.clone(),
+        unusable: Some(reason),
+        id,
+    }
 }
 
 fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
@@ -111,6 +156,7 @@ fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
         name: gpu.name(),
         kind: SiteKind::Gpu,
         description: format!("{}, {}, HIP {}.{}", info.name, info.arch, version.0, version.1),
+        pci: info.pci.clone(),
         budget: Budget::new(gpu_budget(config, info.free)),
         reason: match &info.visibility {
             None => format!("{} is there", info.library),
@@ -137,5 +183,46 @@ pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
         Amount::Auto => usable,
         Amount::Percent(p) => usable / 100 * u64::from(p),
         Amount::Bytes(size) => size.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Surroundings;
+    use super::*;
+    use crate::probe::fixture::{Spec, Tree};
+
+    fn ryzen() -> Machine {
+        let raphael = Spec {
+            node: 1,
+            name: "raphael",
+            version: 100_306,
+            simds: 4,
+            bus: 0x13,
+            minor: 128,
+            vram: 0.5,
+            visible: 0.5,
+            gtt: 16.0,
+        };
+        Tree::default().gpu(raphael).machine()
+    }
+
+    #[test]
+    fn a_small_integrated_gpu_is_listed_with_the_reason_and_used_if_allowed() {
+        let (machine, mut config) = (ryzen(), Config::defaults(&Surroundings::default()));
+        let aside = set_aside(&config, &machine);
+        let why = NotUsable { reason: "left alone".into(), pci: Some("0000:13:00.0".into()), count: 1 };
+        let site = unusable(&machine, "gpu0".into(), why, &aside);
+        assert_eq!(site.description, "gfx1036 (raphael) at 0000:13:00.0");
+        let reason = site.unusable.expect("it is not used");
+        assert!(reason.contains("2 compute units") && reason.contains("device.allow_igpu = true"), "{reason}");
+        config.device.allow_igpu = true;
+        assert_eq!(set_aside(&config, &machine), []);
+    }
+
+    #[test]
+    fn a_worker_that_knows_no_device_still_gives_its_reason() {
+        let site = unusable(&ryzen(), "gpu0".into(), NotUsable::from("it died".to_owned()), &[]);
+        assert_eq!((site.description.as_str(), site.unusable.as_deref()), ("GPU", Some("it died")));
     }
 }

@@ -30,7 +30,7 @@ pub fn build(site: Site) -> anyhow::Result<House> {
     let tier = Tier::parse(&config.cpu.simd).context("cpu.simd")?;
     kv_type(&config.engine.kv_type).map_err(anyhow::Error::msg).context("engine.kv_type")?;
     let pool = CpuPool::new(config.cpu.threads, tier);
-    let Devices { sites, targets } = devices::open(config, &site.machine, &pool);
+    let Devices { sites, targets } = devices::open(config, &site.machine, &pool)?;
     let gpus = sites.iter().zip(&targets).filter_map(|(s, t)| match t {
         Target::Gpu(gpu) => Some((s.id.clone(), gpu.info.free)),
         _ => None,

@@ -14,7 +14,7 @@ use crate::backend::Backend;
 use crate::backend::hip::{HipBackend, Options};
 use crate::backend::remote::mailbox::Shape;
 use crate::backend::remote::process::{Process, Wish};
-use crate::backend::remote::wire::{DeviceInfo, LoadFailure};
+use crate::backend::remote::wire::{DeviceInfo, LoadFailure, NotUsable};
 use crate::base::limits::{GPU_RETRY_FIRST, GPU_RETRY_MAX, KV_BLOCK_TOKENS, MODEL_PARTS_MAX};
 use crate::gguf::Gguf;
 use crate::plan::Plan;
@@ -51,7 +51,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, String> {
+    pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, NotUsable> {
         let bell = Arc::default();
         let process = Process::start(command(), ring(&bell))?;
         let worker = Worker { process: Some(Arc::clone(&process)), failures: 0, not_before: None };
@@ -88,7 +88,7 @@ impl Gpu {
                 worker.process = Some(Arc::clone(&process));
                 Ok(process)
             }
-            Err(why) => {
+            Err(NotUsable { reason: why, .. }) => {
                 let wait = retry_after(worker.failures);
                 worker.failures += 1;
                 worker.not_before = Some(Instant::now() + wait);
@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn a_worker_that_is_none_is_refused_with_its_end() {
-        let why = Gpu::open(|| Command::new("/bin/false")).expect_err("no worker");
+        let why = Gpu::open(|| Command::new("/bin/false")).expect_err("no worker").reason;
         assert!(why.contains("died at its start") && why.contains("exit status: 1"), "{why}");
-        let why = Gpu::open(|| Command::new("/nonexistent/rocmforged")).expect_err("no program");
+        let why = Gpu::open(|| Command::new("/nonexistent/rocmforged")).expect_err("no program").reason;
         assert!(why.contains("cannot be started"), "{why}");
     }
 }

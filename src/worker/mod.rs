@@ -20,7 +20,7 @@ use crate::backend::hip::device::Device;
 use crate::backend::hip::module::Kernels;
 use crate::backend::hip::objects;
 use crate::backend::hip::sys::Hip;
-use crate::backend::remote::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, ToWorker, Wire};
+use crate::backend::remote::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, NotUsable, ToWorker, Wire};
 
 /// What all models of the worker share.
 struct Worker {
@@ -52,14 +52,14 @@ fn end() -> ! {
 }
 
 /// Runs the worker for device `index` of those the runtime shows, until the daemon's end of the
-/// socket closes.
-pub fn run(index: u32) -> Result<(), String> {
+/// socket closes. A device at one of the PCI addresses `skip` is left alone.
+pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"))?;
     let wire = Wire::from_fd(stdin);
-    let (device, kernels) = match open(index) {
+    let (device, kernels) = match open(index, skip) {
         Ok(found) => found,
-        Err(reason) => {
-            let said = wire.send(&FromWorker::Unusable { reason }, &[]);
+        Err(why) => {
+            let said = wire.send(&FromWorker::Unusable(why), &[]);
             return said.map_err(|e| format!("standard input is no socket of the daemon: {e}"));
         }
     };
@@ -95,12 +95,23 @@ pub fn run(index: u32) -> Result<(), String> {
     }
 }
 
-fn open(index: u32) -> Result<(Device, Kernels), String> {
+fn open(index: u32, skip: &[String]) -> Result<(Device, Kernels), NotUsable> {
     let hip = Hip::find().map_err(|e| e.to_string())?;
     let count = hip.device_count().map_err(|e| e.to_string())?;
     if index >= count {
-        return Err(format!("{} shows {count} devices, device {index} is not among them", hip.path()));
+        let reason = format!("{} shows {count} devices, device {index} is not among them", hip.path());
+        return Err(NotUsable { reason, pci: None, count });
     }
+    // Before the device is touched: opening an integrated one takes memory of the machine.
+    let pci = hip.pci_id(index);
+    let opened = match &pci {
+        Some(pci) if skip.contains(pci) => Err(format!("the GPU at {pci} is left alone")),
+        _ => device(hip, index),
+    };
+    opened.map_err(|reason| NotUsable { reason, pci, count })
+}
+
+fn device(hip: &'static Hip, index: u32) -> Result<(Device, Kernels), String> {
     let device = Device::open(hip, index).map_err(|e| e.to_string())?;
     if !objects::TARGETS.contains(&device.arch.as_str()) {
         let there = objects::ABSENT.map_or_else(|| format!("it has {}", objects::TARGETS.join(", ")), str::to_owned);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::RemoteBackend;
 use super::mailbox::{Mailbox, Shape};
-use super::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, ToWorker, Wire};
+use super::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, NotUsable, ToWorker, Wire};
 use crate::base::limits::{WORKER_EXIT, WORKER_POLL, WORKER_START};
 
 /// Takes over a descriptor that came with a message.
@@ -60,7 +60,7 @@ impl Process {
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn start(mut command: Command, on_death: Box<dyn Fn() + Send + Sync>) -> Result<Arc<Self>, String> {
+    pub fn start(mut command: Command, on_death: Box<dyn Fn() + Send + Sync>) -> Result<Arc<Self>, NotUsable> {
         let (ours, theirs) = Wire::pair().map_err(|e| format!("no socket for the GPU worker: {e}"))?;
         command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::null());
         let mut child = command.spawn().map_err(|e| format!("the GPU worker cannot be started: {e}"))?;
@@ -80,21 +80,23 @@ impl Process {
         });
         let info = match spawned.map(|_| first.recv_timeout(WORKER_START)) {
             Ok(Ok(FromWorker::Ready(info))) => Ok(info),
-            Ok(Ok(FromWorker::Unusable { reason })) => Err(reason),
-            Ok(Ok(other)) => Err(format!("the GPU worker began with {other:?}")),
+            Ok(Ok(FromWorker::Unusable(why))) => Err(why),
+            Ok(Ok(other)) => Err(format!("the GPU worker began with {other:?}").into()),
             Ok(Err(RecvTimeoutError::Timeout)) => {
-                Err(format!("the GPU runtime did not start within {} s", WORKER_START.as_secs()))
+                Err(format!("the GPU runtime did not start within {} s", WORKER_START.as_secs()).into())
             }
-            Ok(Err(RecvTimeoutError::Disconnected)) => Err("the GPU worker died at its start".to_owned()),
-            Err(e) => Err(format!("no thread for the GPU worker: {e}")),
+            Ok(Err(RecvTimeoutError::Disconnected)) => Err("the GPU worker died at its start".to_owned().into()),
+            Err(e) => Err(format!("no thread for the GPU worker: {e}").into()),
         };
         let info = match info {
             Ok(info) => info,
-            Err(reason) => {
+            Err(mut why) => {
                 let _ = child.kill();
                 let how = child.wait().map(|status| status.to_string()).unwrap_or_default();
-                let died = reason.ends_with("at its start");
-                return Err(if died { format!("{reason} ({how})") } else { reason });
+                if why.reason.ends_with("at its start") {
+                    why.reason += &format!(" ({how})");
+                }
+                return Err(why);
             }
         };
         let process = Arc::new(Self {
@@ -211,7 +213,7 @@ fn listen(wire: &Wire, process: &std::sync::Weak<Process>) {
                     FromWorker::Progress { id, .. } | FromWorker::Loaded { id, .. } | FromWorker::Failed { id, .. } => {
                         *id
                     }
-                    FromWorker::Ready(_) | FromWorker::Unusable { .. } => continue,
+                    FromWorker::Ready(_) | FromWorker::Unusable(_) => continue,
                 };
                 if let Some(load) = lock(&process.loads).get(&id) {
                     // Whoever waited may have gone.

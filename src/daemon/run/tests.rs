@@ -169,5 +169,5 @@ fn a_gpu_that_cannot_be_used_is_refused_with_the_reason() {
     device(&config, &machine).expect("auto falls back");
     config.device.kind = "gpu".to_owned();
     let e = device(&config, &machine).expect_err("no GPU").to_string();
-    assert!(e.contains("no /dev/kfd"), "{e}");
+    assert!(e.contains("no /dev/kfd") || e.contains("no GPU kernels"), "{e}");
 }
