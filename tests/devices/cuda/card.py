@@ -9,7 +9,8 @@ The binaries are those of $ROCMFORGE_TEST_BIN. Steps, in the order given:
     NAME            a model of models.py, made if it is not in FOLDER: loaded, measured, evicted
     times:NAME      where a decode step of it goes: GPU time a step, and a table of kernels
     cycles          loads and evictions of a small model; the card's memory must come back to the byte
-    memcheck, racecheck   compute-sanitizer over the worker while small models answer
+    memcheck, racecheck   compute-sanitizer over the worker while the models of --tiny answer; with
+                    `:planted` over the library --planted, in which it must find mistakes
 With --small the models are tiny: a rehearsal on another device, where what it cannot do is left out.
 """
 
@@ -232,28 +233,36 @@ class Steps:
                 "free_after_last": seen[-1], "different": len(set(seen[1:])), "daemon_private": [worker[0], worker[-1]],
             }  # fmt: skip
 
-    def sanitizer(self, tool):
-        log = Path(self.options.out or "card.json").resolve().with_suffix(f".{tool}.log")
+    def sanitizer(self, tool, planted):
+        log = Path(self.options.out or "card.json").resolve().with_suffix(f".{tool}{'.planted' if planted else ''}.log")
         wrap = [] if self.options.small else ["compute-sanitizer", "--target-processes", "all", "--tool", tool, "--log-file", str(log)]
         if wrap and not shutil.which(wrap[0]):
             return "compute-sanitizer is not there"
         paths = [self.model("8b-q4_k_m")[1]] if self.options.small else sorted(Path(self.options.tiny).glob("*.gguf"))
-        done, start = [], time.monotonic()
-        with Daemon(self.options.library, wrap) as d:
-            for path in paths:
-                if time.monotonic() > start + self.options.seconds:
-                    break
-                d.load(path, path.stem)
-                d.complete(path.stem, "the quick brown fox " * 12, max_tokens=6)
-                clients(d, path.stem, 5, 20, 3)
-                d.ask("evict", path.stem)
-                done.append(path.stem)
+        done, fault, start = [], None, time.monotonic()
+        try:
+            with Daemon(self.options.planted if planted else self.options.library, wrap) as d:
+                for path in paths:
+                    if time.monotonic() > start + self.options.seconds:
+                        break
+                    d.load(path, path.stem)
+                    d.complete(path.stem, "the quick brown fox " * 12, max_tokens=6)
+                    clients(d, path.stem, 5, 20, 3)
+                    d.ask("evict", path.stem)
+                    done.append(path.stem)
+        except Exception as e:  # A planted mistake ends the worker; what the tool saw is in its log.
+            fault = str(e)[-1500:]
         lines = log.read_text().splitlines() if log.exists() else []
-        return {"models": done, "seconds": time.monotonic() - start, "log_lines": len(lines), "log": lines[:12] + lines[-4:]}
+        counts = [line for line in lines if "SUMMARY" in line]
+        return {
+            "models": done, "seconds": time.monotonic() - start, "fault": fault, "summaries": counts,
+            "log_lines": len(lines), "log": lines[:12] + lines[-4:],
+        }  # fmt: skip
 
     def run(self, step):
-        if step in ("memcheck", "racecheck"):
-            return self.sanitizer(step)
+        tool, _, planted = step.partition(":")
+        if tool in ("memcheck", "racecheck"):
+            return self.sanitizer(tool, planted)
         if step.startswith("times:"):
             return self.times(step.removeprefix("times:"))
         return {"copy": self.copy, "cycles": self.cycles}[step]() if step in ("copy", "cycles") else self.measure(step)
@@ -264,6 +273,7 @@ def main():
     parser.add_argument("--library", required=True, help="a libamdhip64.so")
     parser.add_argument("--models", required=True, help="folder for models")
     parser.add_argument("--tiny", help="folder of models for compute-sanitizer")
+    parser.add_argument("--planted", help="a library like it with a write out of bounds and a missing barrier")
     parser.add_argument("--out", help="file of results, written after each step")
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=120, help="longest time of cycles and of compute-sanitizer")
