@@ -1,5 +1,6 @@
 # make demo   builds, fetches a model, starts the daemon, loads the model and streams an answer
 # make test   everything that must hold before a change lands
+# make devices  the test devices: libraries that stand in for a GPU's runtime (tests/devices)
 # make build  release binaries in target/release
 # make install DESTDIR=/somewhere PREFIX=/usr
 
@@ -10,9 +11,10 @@ DESTDIR ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := .venv
 VPY := $(VENV)/bin/python
+DEVICES := $(TARGET)/devices
 BINARIES := $(TARGET)/release/rocmforged $(TARGET)/release/forgectl
 
-.PHONY: demo test test-rust test-client lint build install bench clean
+.PHONY: demo test test-rust test-client test-gpu devices toolchain lint build install bench clean
 
 build:
 	$(CARGO) build --release --locked --bins
@@ -22,21 +24,40 @@ demo: build $(VENV)/ready-base
 	@model="$(MODEL)"; [ -n "$$model" ] || model=$$($(VPY) tests/models/fetch.py qwen2.5-coder-1.5b) || exit 1; \
 	$(VPY) tests/demo.py --rocmforged $(TARGET)/release/rocmforged --forgectl $(TARGET)/release/forgectl --model "$$model"
 
-test: lint test-rust test-client
+# One target suffices for tests, and is what the test devices are; releases have all of them.
+test test-rust test-client test-gpu lint: export ROCMFORGE_GPU_TARGETS := gfx1100
 
-lint:
+test: lint test-rust test-gpu test-client
+
+lint: toolchain
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-test-rust: $(VENV)/ready-test
+test-rust: toolchain $(VENV)/ready-test
 	$(VPY) tests/models/fetch.py
 	$(VPY) tests/models/make_tiny.py
 	$(CARGO) test --locked
 
-test-client: $(VENV)/ready-test build
+test-client: $(VENV)/ready-test build devices
 	$(VPY) tests/models/fetch.py
 	$(VPY) tests/models/make_tiny.py
-	$(VPY) -m unittest discover -v -s tests/client -t tests/client
+	ROCMFORGE_TEST_GPU=$(abspath $(DEVICES))/host/libamdhip64.so $(VPY) -m unittest discover -v -s tests/client -t tests/client
+	ROCMFORGE_TEST_GPU=$(abspath $(DEVICES))/rdna3/libamdhip64.so $(VPY) -m unittest discover -v -s tests/client -t tests/client -p test_gpu.py
+
+# Every kernel on both test devices, and the devices themselves.
+test-gpu: $(VENV)/ready-test devices
+	cd tests/devices/rdna3 && CARGO_TARGET_DIR=$(abspath $(TARGET))/rdna3 $(CARGO) test --release --locked
+	$(VPY) tests/devices/kernels/run.py --library $(DEVICES)/host/libamdhip64.so --objects $(DEVICES)/objects
+	$(VPY) tests/devices/kernels/run.py --library $(DEVICES)/rdna3/libamdhip64.so --objects $(DEVICES)/objects
+
+devices: toolchain
+	kernels/compile.sh $(DEVICES)/objects gfx1100
+	tests/devices/host/build.sh $(DEVICES)/host
+	cd tests/devices/rdna3 && CARGO_TARGET_DIR=$(abspath $(TARGET))/rdna3 $(CARGO) build --release --locked
+	install -D $(TARGET)/rdna3/release/libamdhip64.so $(DEVICES)/rdna3/libamdhip64.so
+
+toolchain:
+	sh tests/devices/toolchain.sh
 
 $(VENV)/ready-base:
 	$(PYTHON) -m venv $(VENV)

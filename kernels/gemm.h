@@ -73,7 +73,7 @@ RF_DEV void gemm(const u8* w, float* y, const float* bias, const float* residual
     h2 h[16];
     float shrink = 1.f;
     {
-      const auto codes = F::panel_codes(panel, 2 * step + half, k);
+      const auto codes = F::codes(panel, 2 * step + half);
       const float top = from_bits(team_max<2>(bits(F::bound(codes))));
       if (top < RF_INF && (step == 0 || top * factor > 32768.f)) {
         const float now = gemm_factor(top);

@@ -121,7 +121,11 @@ template <u32 MASK> RF_DEV u32 swap(u32 v) {
   if constexpr (MASK == 4) return (u32)__builtin_amdgcn_update_dpp(i, i, 0x141, 0xf, 0xf, true);  // row_half_mirror
   if constexpr (MASK == 8) return (u32)__builtin_amdgcn_update_dpp(i, i, 0x140, 0xf, 0xf, true);  // row_mirror
 #if RF_WAVE == 32
-  return __builtin_amdgcn_permlanex16(v, v, 0x76543210, 0xfedcba98, false, false);
+  u32 r = __builtin_amdgcn_permlanex16(v, v, 0x76543210, 0xfedcba98, false, false);
+  // clang 19 moves this exchange under a branch that only one lane takes (`if (lane() == 0)`), where the
+  // other sixteen are inactive; device B found it. The result must exist here.
+  asm volatile("" : "+v"(r));
+  return r;
 #else
   return (u32)__builtin_amdgcn_ds_swizzle(i, 0x401F);  // xor 16 within 32 lanes
 #endif

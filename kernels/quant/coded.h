@@ -86,17 +86,9 @@ template <class F, u32 GROUPS, Mins MINS, u32 TOP, u32 OFFSET = 0, bool SIGNED =
   }
 
   // For the GEMM, of narrow pieces: the weights times `factor` in f16, in the order of the codes. The factor
-  // keeps them inside f16's range; see gemm.h.
+  // keeps them inside f16's range; see gemm.h. Behind the row's end stands something of the row, which meets
+  // activations of zero.
   RF_DEV auto panel(const u8* row, u32 p, u32 k) { return F::load(row, p < k / 32 ? p : k / 32 - 1); }
-  // Nothing, where the step ends behind the row.
-  template <class P> RF_DEV Codes panel_codes(const P& piece, u32 p, u32 k) {
-    Codes w = F::codes(piece, p);
-    if (F::BLOCK < 64 && p * 32 >= k) {
-#pragma unroll
-      for (u32 g = 0; g < GROUPS; g++) w.scale[g] = w.min[g] = 0.f;
-    }
-    return w;
-  }
   // Eight f16 activations from `at` on; zeros behind the end.
   RF_DEV Words<16, 4> input(const f16* x, u32 at, u32 k) {
     if (at < k) return words<16, 4>((const u8*)(x + at));

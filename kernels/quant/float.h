@@ -54,7 +54,7 @@ template <class F, class T> struct Float {
     for (u32 i = 0; i < 32; i++) {
       constexpr u32 EACH = 4 / sizeof(T);
       const u32 at = p * 32 + i, v = ((const T*)row)[at < k ? at : k - 1];
-      w.v[i / EACH] |= (at < k ? v : 0) << (i % EACH * 16);
+      w.v[i / EACH] |= v << (i % EACH * 16);
     }
     return w;
   }
@@ -74,7 +74,7 @@ template <class F, class T> struct Float {
     return w;
   }
   RF_DEV u32 panel_at(u32 p, u32 chunk) { return p * 32 + chunk * 8; }
-  RF_DEV const Panel& panel_codes(const Panel& w, u32, u32) { return w; }
+  RF_DEV const Panel& codes(const Panel& w, u32) { return w; }
   RF_DEV float bound(const Panel& w) {
     u32 top = 0;  // of the bits, so that NaN counts as large
 #pragma unroll

@@ -61,7 +61,7 @@ impl Shape<'_> {
         let [x, y, _] = self.block;
         for l in 0..32 {
             let t = 32 * id + l;
-            w.v[0][l as usize] = t % x | (t / x % y) << 10 | (t / (x * y)) << 20;
+            w.v[0][l as usize] = (t % x) | ((t / x % y) << 10) | (t / (x * y)) << 20;
         }
     }
 }

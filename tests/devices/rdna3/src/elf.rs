@@ -117,8 +117,7 @@ impl<'a> Elf<'a> {
             let (name, desc, ty) = (u32_at(b, at)? as usize, u32_at(b, at + 4)? as usize, u32_at(b, at + 8)?);
             let start = at + 12 + name.next_multiple_of(4);
             if ty == 32 && b.get(at + 12..at + 18) == Some(b"AMDGPU") {
-                self.note =
-                    b.get(start..start + desc).ok_or_else(|| Refusal::Invalid("note is cut short".into()))?;
+                self.note = b.get(start..start + desc).ok_or_else(|| Refusal::Invalid("note is cut short".into()))?;
             }
             at = start + desc.next_multiple_of(4);
         }

@@ -46,7 +46,13 @@ fn hidden(kind: &str, l: &Launch) -> Option<u64> {
     } else if let Some(d) = of("hidden_group_size_") {
         Some(u64::from(l.block[d]))
     } else if kind == "hidden_grid_dims" {
-        Some(if l.grid[2] > 1 || l.block[2] > 1 { 3 } else if l.grid[1] > 1 || l.block[1] > 1 { 2 } else { 1 })
+        Some(if l.grid[2] > 1 || l.block[2] > 1 {
+            3
+        } else if l.grid[1] > 1 || l.block[1] > 1 {
+            2
+        } else {
+            1
+        })
     } else if kind == "hidden_dynamic_lds_size" {
         Some(u64::from(l.lds))
     } else {

@@ -3,35 +3,54 @@
 //! Each word remembers who touched it since the last barrier. Two waves at one word, one of them writing a different
 //! value, with no barrier between them: a race, whichever order this run happened to take.
 
-/// Who touched a word: the stretch between barriers in bits 40 and up, the wave that wrote in it (or [`NOBODY`]) in
-/// bits 32 to 39, the set of waves that read in it below.
-type Touch = u64;
+use std::ops::Range;
 
-const NOBODY: u64 = 0xff;
+/// Who touched a word last, for reads and for writes: the stretch between barriers in the upper 24 bits, the wave in
+/// the lower 8, or [`SEVERAL`].
+type Touch = u32;
+
+const SEVERAL: u32 = 0xff;
 /// Stretches before the marks must be cleared.
-const EPOCHS: u64 = 1 << 24;
+const EPOCHS: u32 = 1 << 24;
 
-/// A mark as of this stretch.
+/// Notes a read by `mine` (stretch and wave); whether another wave has written.
 #[inline(always)]
-fn current(t: Touch, epoch: u64) -> Touch {
-    if t >> 40 == epoch { t } else { epoch << 40 | NOBODY << 32 }
+fn mark_read(read: &mut [Touch], written: &[Touch], mine: Touch) -> bool {
+    let mut foreign = false;
+    for k in 0..read.len().min(written.len()) {
+        foreign |= (written[k] >> 8 == mine >> 8) & (written[k] != mine);
+        read[k] = if (read[k] >> 8 == mine >> 8) & (read[k] != mine) { mine | SEVERAL } else { mine };
+    }
+    foreign
+}
+
+/// Whether another wave than `mine` has read or written.
+#[inline(always)]
+fn touched(read: &[Touch], written: &[Touch], mine: Touch) -> bool {
+    let mut foreign = false;
+    for k in 0..read.len().min(written.len()) {
+        foreign |= (written[k] >> 8 == mine >> 8) & (written[k] != mine);
+        foreign |= (read[k] >> 8 == mine >> 8) & (read[k] != mine);
+    }
+    foreign
 }
 
 /// Local memory of one block.
 #[derive(Default)]
 pub struct Lds {
     bytes: Vec<u8>,
-    touched: Vec<Touch>,
-    /// log2 of the bytes that one [`Touch`] stands for.
+    read: Vec<Touch>,
+    written: Vec<Touch>,
+    /// log2 of the bytes that one mark stands for.
     grain: u32,
-    epoch: u64,
+    epoch: u32,
     races: bool,
 }
 
 /// A race: the other wave, and whether it wrote.
 pub struct Race {
-    /// The wave that touched the word before.
-    pub other: u32,
+    /// The wave that touched the word before; `None` when several did.
+    pub other: Option<u32>,
     /// It wrote; otherwise it read.
     pub wrote: bool,
 }
@@ -42,13 +61,15 @@ impl Lds {
         self.bytes.clear();
         self.bytes.resize(size, 0xff);
         if self.grain != grain {
-            self.touched.clear();
+            self.read.clear();
+            self.written.clear();
         }
         self.grain = grain;
         self.races = races;
         let words = (size >> grain) + 1;
-        if self.touched.len() < words {
-            self.touched.resize(words, 0);
+        if self.read.len() < words {
+            self.read.resize(words, 0);
+            self.written.resize(words, 0);
         }
         self.barrier();
     }
@@ -57,7 +78,8 @@ impl Lds {
     pub fn barrier(&mut self) {
         self.epoch += 1;
         if self.epoch == EPOCHS {
-            self.touched.fill(0);
+            self.read.fill(0);
+            self.written.fill(0);
             self.epoch = 1;
         }
     }
@@ -73,18 +95,33 @@ impl Lds {
         u64::from(at) + u64::from(n) <= self.bytes.len() as u64
     }
 
+    /// The words of an access. For aligned words their number is known to the compiler, which unrolls what follows.
+    #[inline(always)]
+    fn words<const N: usize>(&self, at: u32) -> Range<usize> {
+        let first = (at >> self.grain) as usize;
+        first..((at + N as u32 - 1) >> self.grain) as usize + 1
+    }
+
+    #[inline(always)]
+    fn aligned<const N: usize>(&self, at: u32) -> bool {
+        self.grain == 2 && at.is_multiple_of(4) && N.is_multiple_of(4)
+    }
+
     /// Reads `N` bytes that [`holds`](Lds::holds) has allowed.
     #[inline(always)]
     pub fn load<const N: usize>(&mut self, at: u32, wave: u32) -> Result<[u8; N], Race> {
         if self.races {
-            let (epoch, grain) = (self.epoch, self.grain);
-            for t in &mut self.touched[(at >> grain) as usize..=((at + N as u32 - 1) >> grain) as usize] {
-                let now = current(*t, epoch);
-                let writer = now >> 32 & 0xff;
-                if writer != NOBODY && writer != u64::from(wave) {
-                    return Err(Race { other: writer as u32, wrote: true });
-                }
-                *t = now | 1 << wave;
+            let (epoch, mine, words) = (self.epoch, self.epoch << 8 | wave, self.words::<N>(at));
+            let foreign = if self.aligned::<N>(at) {
+                let words = words.start..words.start + N / 4;
+                mark_read(&mut self.read[words.clone()], &self.written[words], mine)
+            } else {
+                mark_read(&mut self.read[words.clone()], &self.written[words.clone()], mine)
+            };
+            if foreign {
+                let written = &self.written[words];
+                let other = written.iter().find(|w| **w >> 8 == epoch && **w != mine).map(|w| w & 0xff);
+                return Err(Race { other, wrote: true });
             }
         }
         let mut out = [0; N];
@@ -95,22 +132,31 @@ impl Lds {
     /// Writes `N` bytes that [`holds`](Lds::holds) has allowed.
     #[inline(always)]
     pub fn store<const N: usize>(&mut self, at: u32, wave: u32, data: [u8; N]) -> Result<(), Race> {
-        let to = &mut self.bytes[at as usize..at as usize + N];
         if self.races {
-            let (epoch, grain) = (self.epoch, self.grain);
-            for t in &mut self.touched[(at >> grain) as usize..=((at + N as u32 - 1) >> grain) as usize] {
-                let now = current(*t, epoch);
-                let (writer, others) = (now >> 32 & 0xff, now as u32 & !(1 << wave));
-                // Waves that store the same value all at once are a common and harmless idiom.
-                if (writer != NOBODY && writer != u64::from(wave) || others != 0) && *to != data {
-                    let wrote = writer != NOBODY && writer != u64::from(wave);
-                    let other = if wrote { writer as u32 } else { others.trailing_zeros() };
-                    return Err(Race { other, wrote });
-                }
-                *t = now & !(NOBODY << 32) | u64::from(wave) << 32;
+            let (epoch, mine, words) = (self.epoch, self.epoch << 8 | wave, self.words::<N>(at));
+            let foreign = if self.aligned::<N>(at) {
+                let words = words.start..words.start + N / 4;
+                touched(&self.read[words.clone()], &self.written[words], mine)
+            } else {
+                touched(&self.read[words.clone()], &self.written[words.clone()], mine)
+            };
+            let mut race = None;
+            let (read, written) = (&self.read[words.clone()], &mut self.written[words]);
+            if foreign {
+                let other = |m: &Touch| (m >> 8 == epoch && *m != mine).then_some(m & 0xff);
+                let wrote = written.iter().find_map(other);
+                let other = wrote.or(read.iter().find_map(other)).filter(|o| *o != SEVERAL);
+                race = Some(Race { other, wrote: wrote.is_some() });
+            }
+            written.fill(mine);
+            // Waves that store the same value all at once are a common and harmless idiom.
+            if let Some(race) = race
+                && self.bytes[at as usize..at as usize + N] != data
+            {
+                return Err(race);
             }
         }
-        to.copy_from_slice(&data);
+        self.bytes[at as usize..at as usize + N].copy_from_slice(&data);
         Ok(())
     }
 
@@ -146,10 +192,10 @@ mod tests {
         lds.reset(64, 2, true);
         assert!(lds.store(8, 0, 7u32.to_le_bytes()).is_ok());
         assert!(lds.load::<4>(8, 0).is_ok());
-        assert!(lds.load::<4>(8, 1).is_err_and(|r| r.other == 0 && r.wrote));
+        assert!(lds.load::<4>(8, 1).is_err_and(|r| r.other == Some(0) && r.wrote));
         lds.barrier();
         assert_eq!(lds.load::<4>(8, 1).ok(), Some(7u32.to_le_bytes()));
-        assert!(lds.store(8, 0, 9u32.to_le_bytes()).is_err_and(|r| r.other == 1 && !r.wrote));
+        assert!(lds.store(8, 0, 9u32.to_le_bytes()).is_err_and(|r| r.other == Some(1) && !r.wrote));
         lds.barrier();
         assert!(lds.store(8, 0, 9u32.to_le_bytes()).is_ok());
         assert!(lds.store(8, 1, 9u32.to_le_bytes()).is_ok(), "the same value");

@@ -63,7 +63,11 @@ impl Map {
             return format!("{head} of {what}, which is read-only");
         }
         if let Some(r) = self.freed.iter().rev().find(|r| at >= r.start && at < r.end) {
-            return format!("{head} at byte {} of an allocation of {} bytes that was freed", at - r.start, r.end - r.start);
+            return format!(
+                "{head} at byte {} of an allocation of {} bytes that was freed",
+                at - r.start,
+                r.end - r.start
+            );
         }
         let i = self.live.partition_point(|r| r.start <= at);
         let before = i.checked_sub(1).map(|i| self.live[i]);
@@ -195,7 +199,11 @@ mod tests {
         let a = m.allocate(100, Use::Device).unwrap();
         assert_eq!(a % 256, 0);
         let map = m.map();
-        assert!(map.find(a, 100, true).is_some() && map.find(a + 97, 4, false).is_none() && map.find(a - 1, 1, false).is_none());
+        assert!(
+            map.find(a, 100, true).is_some()
+                && map.find(a + 97, 4, false).is_none()
+                && map.find(a - 1, 1, false).is_none()
+        );
         assert!(map.explain(a + 100, 4, true).contains("writes 4 bytes outside any allocation"));
         assert!(map.explain(a + 100, 4, true).contains("4 bytes past the end of an allocation of 100 bytes"));
         assert!(m.allocate(1 << 20, Use::Device).is_none(), "no more memory");

@@ -101,8 +101,7 @@ impl Waits {
     /// Whether these registers overlap the target of something in flight.
     #[inline(always)]
     pub fn blocks(&self, v: &[u64; 4], s: u128) -> bool {
-        self.any
-            && (self.v[0] & v[0] | self.v[1] & v[1] | self.v[2] & v[2] | self.v[3] & v[3] != 0 || self.s & s != 0)
+        self.any && (self.v[0] & v[0] | self.v[1] & v[1] | self.v[2] & v[2] | self.v[3] & v[3] != 0 || self.s & s != 0)
     }
 
     /// The oldest operation in flight that writes one of these registers.

@@ -47,7 +47,10 @@ fn a_host_from_start_to_end() {
         let mut n = 0;
         ok(hipGetDeviceCount(&mut n));
         assert_eq!((n, hipSetDevice(0), hipSetDevice(1)), (1, SUCCESS, INVALID_DEVICE));
-        assert_eq!((hipPeekAtLastError(), hipGetLastError(), hipGetLastError()), (INVALID_DEVICE, INVALID_DEVICE, SUCCESS));
+        assert_eq!(
+            (hipPeekAtLastError(), hipGetLastError(), hipGetLastError()),
+            (INVALID_DEVICE, INVALID_DEVICE, SUCCESS)
+        );
         properties();
         let image = compile(SOURCE);
         let module = made(|m| hipModuleLoadData(m, image.as_ptr().cast()));
@@ -68,8 +71,8 @@ fn a_host_from_start_to_end() {
 unsafe fn properties() {
     let mut p = [0u8; 1472];
     ok(hipGetDevicePropertiesR0600(p.as_mut_ptr().cast(), 0));
-    let word = |at: usize| i32::from_le_bytes(p[at..at + 4].try_into().unwrap());
-    assert_eq!(CStr::from_bytes_until_nul(&p[1160..]).unwrap(), c"gfx1100");
+    let word = |at: usize| i32::from_le_bytes(p[at..at + 4].try_into().expect("four bytes"));
+    assert_eq!(CStr::from_bytes_until_nul(&p[1160..]), Ok(c"gfx1100"));
     assert_eq!((word(308), word(612), word(616)), (32, 384, 6 << 20));
     let mut v = 0;
     ok(hipDeviceGetAttribute(&mut v, 87, 0));

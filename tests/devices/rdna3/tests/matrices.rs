@@ -95,12 +95,8 @@ fn every_element_of_a_float_tile() {
     let small: Vec<f32> = a.iter().map(|x| x.trunc()).collect();
     let other: Vec<f32> = (0..256).map(|i| ((i * 7) % 5) as f32 - 2.0).collect();
     let (want, d) = (product(&small, &other, &other), bench.buffer(&[0u16; 256]));
-    let args = [
-        bench.buffer(&bytes(&small, f2h)),
-        bench.buffer(&bytes(&other, f2h)),
-        bench.buffer(&bytes(&other, f2h)),
-        d,
-    ];
+    let args =
+        [bench.buffer(&bytes(&small, f2h)), bench.buffer(&bytes(&other, f2h)), bench.buffer(&bytes(&other, f2h)), d];
     bench.launch("tile_half", 1, 32, &args, &options(Order::Forward)).unwrap();
     assert_eq!(bench.read::<u16>(d, 256).iter().map(|h| h2f(*h)).collect::<Vec<_>>(), want);
 }

@@ -79,7 +79,13 @@ fn one_element_too_far() {
     expect(
         bench.launch_bytes("copy", 8, 128, &args(from, to, 1000, 1), &o),
         Cause::Address,
-        &["copy: pc 0x", "lane 8:", "global_load_b32 reads 4 bytes", "4 bytes past the end of an allocation of 4000 bytes", "block 7,0,0 wave 3"],
+        &[
+            "copy: pc 0x",
+            "lane 8:",
+            "global_load_b32 reads 4 bytes",
+            "4 bytes past the end of an allocation of 4000 bytes",
+            "block 7,0,0 wave 3",
+        ],
     );
     expect(
         bench.launch_bytes("copy", 8, 128, &args(from, short, 1000, 0), &o),
@@ -111,7 +117,11 @@ fn constants_are_read_only_and_fresh_memory_is_poison() {
     let want: Vec<u32> = i.iter().map(|i| [11, 22, 33, 44][(i & 3) as usize]).collect();
     assert_eq!(bench.read::<u32>(to, 32), want);
     let code = bench.module.range().0;
-    expect(bench.launch("deface", 1, 32, &[code], &options(Order::Forward)), Cause::Address, &["the code object, which is read-only"]);
+    expect(
+        bench.launch("deface", 1, 32, &[code], &options(Order::Forward)),
+        Cause::Address,
+        &["the code object, which is read-only"],
+    );
     let stale = "s_load_b64 s[4:5], s[0:1], null\nv_lshlrev_b32 v0, 2, v0\nds_load_b32 v1, v0\ns_waitcnt lgkmcnt(0)\n\
                  global_store_b32 v0, v1, s[4:5]\n";
     let mut bench = Bench::new(&assemble(&[("stale", 8, 128, stale.into())]));
@@ -129,8 +139,22 @@ fn missing_waits() {
         ("scalar", 16, 0, of("global_load_b32 v1, v0, s[4:5]\n")),
         ("vector", 16, 0, of(&format!("{wait}global_load_b32 v1, v0, s[4:5]\nv_add_nc_u32 v2, v1, v0\n"))),
         // Two loads in flight; waiting for one proves the first.
-        ("first", 16, 0, of(&format!("{wait}global_load_b32 v1, v0, s[4:5]\nglobal_load_b32 v2, v0, s[4:5]\ns_waitcnt vmcnt(1)\nv_mov_b32 v3, v1\n"))),
-        ("second", 16, 0, of(&format!("{wait}global_load_b32 v1, v0, s[4:5]\nglobal_load_b32 v2, v0, s[4:5]\ns_waitcnt vmcnt(1)\nv_mov_b32 v3, v2\n"))),
+        (
+            "first",
+            16,
+            0,
+            of(&format!(
+                "{wait}global_load_b32 v1, v0, s[4:5]\nglobal_load_b32 v2, v0, s[4:5]\ns_waitcnt vmcnt(1)\nv_mov_b32 v3, v1\n"
+            )),
+        ),
+        (
+            "second",
+            16,
+            0,
+            of(&format!(
+                "{wait}global_load_b32 v1, v0, s[4:5]\nglobal_load_b32 v2, v0, s[4:5]\ns_waitcnt vmcnt(1)\nv_mov_b32 v3, v2\n"
+            )),
+        ),
         ("overwrite", 16, 0, of(&format!("{wait}global_load_b32 v1, v0, s[4:5]\nv_mov_b32 v1, 0\n"))),
         ("local", 16, 256, of("ds_load_b32 v1, v0\nv_mov_b32 v2, v1\n")),
         ("store", 16, 256, of("ds_store_b32 v0, v0\ns_barrier\n")),

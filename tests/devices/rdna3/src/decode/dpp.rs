@@ -63,8 +63,7 @@ pub fn parse(modifiers: &mut Vec<String>) -> Option<Dpp> {
     let at = modifiers.iter().position(|m| lanes(m).is_some())?;
     let control = modifiers.remove(at);
     let eight = control.starts_with("dpp8");
-    let mut dpp =
-        Dpp { from: lanes(&control)?, mask: !0, bound_zero: eight, fetch_inactive: false, source: 0 };
+    let mut dpp = Dpp { from: lanes(&control)?, mask: !0, bound_zero: eight, fetch_inactive: false, source: 0 };
     modifiers.retain(|m| {
         let Some((name, value)) = m.split_once(':') else { return true };
         let Some(v) = hex(value) else { return true };

@@ -30,9 +30,22 @@ pub struct Code {
 fn opaque(name: &str) -> bool {
     matches!(
         name,
-        "s_nop" | "s_delay_alu" | "s_waitcnt" | "s_clause" | "s_sendmsg" | "s_code_end" | "s_setreg_b32"
-            | "s_setreg_imm32_b32" | "s_set_inst_prefetch_distance" | "s_waitcnt_depctr" | "s_sleep"
-            | "s_round_mode" | "s_denorm_mode" | "s_setprio" | "s_endpgm" | "s_barrier"
+        "s_nop"
+            | "s_delay_alu"
+            | "s_waitcnt"
+            | "s_clause"
+            | "s_sendmsg"
+            | "s_code_end"
+            | "s_setreg_b32"
+            | "s_setreg_imm32_b32"
+            | "s_set_inst_prefetch_distance"
+            | "s_waitcnt_depctr"
+            | "s_sleep"
+            | "s_round_mode"
+            | "s_denorm_mode"
+            | "s_setprio"
+            | "s_endpgm"
+            | "s_barrier"
     ) || name.starts_with("s_waitcnt_")
 }
 
@@ -51,7 +64,9 @@ fn is_packed(name: &str) -> bool {
 
 /// How source `k` of an instruction reads constants.
 fn width(name: &str, k: usize) -> Width {
-    let ty = name.rsplit('_').find(|t| matches!(*t, "f16" | "bf16" | "f32" | "f64" | "b64" | "u64" | "i64" | "i32" | "u32" | "b32"));
+    let ty = name
+        .rsplit('_')
+        .find(|t| matches!(*t, "f16" | "bf16" | "f32" | "f64" | "b64" | "u64" | "i64" | "i32" | "u32" | "b32"));
     match ty {
         _ if name.starts_with("v_wmma_") || name.starts_with("v_fma_mix") => Width::B32,
         Some("f16") if name.starts_with("v_dot2") && k == 3 => Width::B32,
@@ -82,7 +97,9 @@ fn number(text: &str) -> Option<i32> {
 
 /// What a result is, for clamp and output multiplier; `None` where they are not supported.
 fn shaped(name: &str) -> Option<Output> {
-    let ty = name.split('_').find(|t| matches!(*t, "f16" | "f32" | "f64" | "i32" | "u32" | "i16" | "u16" | "b32" | "i64" | "u64"));
+    let ty = name
+        .split('_')
+        .find(|t| matches!(*t, "f16" | "f32" | "f64" | "i32" | "u32" | "i16" | "u16" | "b32" | "i64" | "u64"));
     match ty {
         Some("f32") => Some(Output::F32),
         Some("f16") if name.starts_with("v_pk_") => Some(Output::PackedF16),
@@ -94,8 +111,7 @@ fn shaped(name: &str) -> Option<Output> {
 impl Code {
     /// Decodes a disassembly; the error lists everything that is not understood.
     pub fn new(disassembly: &str) -> Result<Code, String> {
-        let mut c =
-            Code { code: Vec::new(), names: Vec::new(), index: HashMap::new(), slots: 1, grain: 2 };
+        let mut c = Code { code: Vec::new(), names: Vec::new(), index: HashMap::new(), slots: 1, grain: 2 };
         let (mut unknown, mut interned) = (BTreeMap::<String, Vec<u64>>::new(), HashMap::new());
         for (x, y) in text::parse(disassembly) {
             let at = c.code.len() as u32;
@@ -133,10 +149,8 @@ impl Code {
         if unknown.is_empty() {
             return Ok(c);
         }
-        let list: Vec<String> = unknown
-            .iter()
-            .map(|(what, at)| format!("{what} (pc {:#x}, {} in all)", at[0], at.len()))
-            .collect();
+        let list: Vec<String> =
+            unknown.iter().map(|(what, at)| format!("{what} (pc {:#x}, {} in all)", at[0], at.len())).collect();
         Err(format!("{} not understood: {}", list.len(), list.join("; ")))
     }
 
@@ -207,8 +221,8 @@ impl Code {
             if base == "s_getreg_b32" && k == 1 {
                 break;
             }
-            i.o[k] = operand::parse(text, width(&base, k))
-                .ok_or_else(|| format!("{} with operand {text}", line.name))?;
+            i.o[k] =
+                operand::parse(text, width(&base, k)).ok_or_else(|| format!("{} with operand {text}", line.name))?;
             i.n = k as u8 + 1;
         }
         let mut modifiers = line.modifiers.clone();
@@ -240,8 +254,8 @@ impl Code {
     }
 
     fn modify(&mut self, i: &mut Inst, base: &str, line: &Line, modifiers: Vec<String>) -> Result<(), String> {
-        let memory = base.starts_with("ds_")
-            || ["global_", "flat_", "scratch_", "s_load_"].iter().any(|p| base.starts_with(p));
+        let memory =
+            base.starts_with("ds_") || ["global_", "flat_", "scratch_", "s_load_"].iter().any(|p| base.starts_with(p));
         if memory && base != "ds_swizzle_b32" {
             i.imm = 0;
         }

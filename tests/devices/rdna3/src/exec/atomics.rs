@@ -15,7 +15,7 @@ fn targets(w: &Wave, i: &Inst, c: &mut Cx, n: u64) -> Result<[u64; 32], Step> {
     if !c.check(w, i, &at, w.exec(), n, true) {
         return Err(Step::Fault);
     }
-    if let Some(l) = (0..32).find(|&l| w.exec() >> l & 1 != 0 && at[l] % n != 0) {
+    if let Some(l) = (0..32).find(|&l| w.exec() >> l & 1 != 0 && !at[l].is_multiple_of(n)) {
         let what = format!("at {:#x}, which is no multiple of {n}", at[l]);
         return Err(c.fail(w, i, Cause::Address, Some(l as u32), what));
     }

@@ -80,7 +80,8 @@ impl Cx<'_> {
     pub fn race(&mut self, w: &Wave, i: &Inst, lane: u32, at: u32, race: Race, write: bool) -> Step {
         let verb = if write { "writes" } else { "reads" };
         let had = if race.wrote { "wrote" } else { "read" };
-        let what = format!("{verb} LDS byte {at}, which wave {} {had} since the last barrier", race.other);
+        let who = race.other.map_or("several waves".to_string(), |w| format!("wave {w}"));
+        let what = format!("{verb} LDS byte {at}, which {who} {had} since the last barrier");
         self.fail(w, i, Cause::LdsRace, Some(lane), what)
     }
 
@@ -166,8 +167,7 @@ macro_rules! v3 {
         $crate::exec::exec!(|w, i, _c| {
             let (mut ra, mut rb, mut rc) = ($crate::wave::room(), $crate::wave::room(), $crate::wave::room());
             let (f, mut out) = ($f, [0u32; 32]);
-            let (a, b, c) =
-                (w.src(&i.o[1], 0, &mut ra), w.src(&i.o[2], 0, &mut rb), w.src(&i.o[3], 0, &mut rc));
+            let (a, b, c) = (w.src(&i.o[1], 0, &mut ra), w.src(&i.o[2], 0, &mut rb), w.src(&i.o[3], 0, &mut rc));
             for l in 0..32 {
                 out[l] = f(a[l], b[l], c[l]);
             }

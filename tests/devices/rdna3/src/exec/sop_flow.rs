@@ -36,7 +36,9 @@ fn barrier(w: &mut Wave, i: &Inst, c: &mut Cx) -> Step {
         let lane = (w.exec() ^ w.full).trailing_zeros();
         return c.fail(w, i, Cause::Barrier, Some(lane), "while some lanes are inactive (divergent barrier)".into());
     }
-    if c.waits && let Some(f) = w.waits.lds_store() {
+    if c.waits
+        && let Some(f) = w.waits.lds_store()
+    {
         let store = &c.program.code[f.at as usize];
         let what = format!(
             "with {} of pc {:#x} still in flight: s_waitcnt lgkmcnt(0) is missing",
@@ -55,10 +57,30 @@ fn after(w: &Wave, c: &Cx) -> u64 {
 /// See [`super::lookup`].
 pub fn lookup(name: &str) -> Option<Exec> {
     Some(match name {
-        "s_nop" | "s_delay_alu" | "s_clause" | "s_set_inst_prefetch_distance" | "s_waitcnt_depctr" | "s_sendmsg"
-        | "s_waitcnt_vscnt" | "s_waitcnt_expcnt" | "s_inst_prefetch" | "s_sleep" | "s_setprio" | "s_icache_inv"
-        | "s_dcache_inv" | "s_gl1_inv" | "s_ttracedata" | "s_ttracedata_imm" | "s_version" | "s_round_mode"
-        | "s_denorm_mode" | "s_wait_event" | "s_wait_idle" | "v_nop" | "ds_nop" | "buffer_gl0_inv"
+        "s_nop"
+        | "s_delay_alu"
+        | "s_clause"
+        | "s_set_inst_prefetch_distance"
+        | "s_waitcnt_depctr"
+        | "s_sendmsg"
+        | "s_waitcnt_vscnt"
+        | "s_waitcnt_expcnt"
+        | "s_inst_prefetch"
+        | "s_sleep"
+        | "s_setprio"
+        | "s_icache_inv"
+        | "s_dcache_inv"
+        | "s_gl1_inv"
+        | "s_ttracedata"
+        | "s_ttracedata_imm"
+        | "s_version"
+        | "s_round_mode"
+        | "s_denorm_mode"
+        | "s_wait_event"
+        | "s_wait_idle"
+        | "v_nop"
+        | "ds_nop"
+        | "buffer_gl0_inv"
         | "buffer_gl1_inv" => {
             exec!(|_w, _i, _c| Step::Next)
         }

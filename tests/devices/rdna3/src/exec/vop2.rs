@@ -44,12 +44,12 @@ pub fn lookup(name: &str) -> Option<Exec> {
         "v_add_nc_i32_sat" => v2!(|a: u32, b: u32| (a as i32).saturating_add(b as i32) as u32),
         "v_sub_nc_i32_sat" => v2!(|a: u32, b: u32| (a as i32).saturating_sub(b as i32) as u32),
         "v_mul_u32_u24" => v2!(|a: u32, b: u32| (u24(a) * u24(b)) as u32),
-        "v_mul_hi_u32_u24" => v2!(|a: u32, b: u32| (u24(a) * u24(b) >> 32) as u32),
+        "v_mul_hi_u32_u24" => v2!(|a: u32, b: u32| ((u24(a) * u24(b)) >> 32) as u32),
         "v_mul_i32_i24" => v2!(|a: u32, b: u32| (i24(a) * i24(b)) as u32),
-        "v_mul_hi_i32_i24" => v2!(|a: u32, b: u32| (i24(a) * i24(b) >> 32) as u32),
+        "v_mul_hi_i32_i24" => v2!(|a: u32, b: u32| ((i24(a) * i24(b)) >> 32) as u32),
         "v_mul_lo_u32" => v2!(|a: u32, b: u32| a.wrapping_mul(b)),
-        "v_mul_hi_u32" => v2!(|a: u32, b: u32| (u64::from(a) * u64::from(b) >> 32) as u32),
-        "v_mul_hi_i32" => v2!(|a: u32, b: u32| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32),
+        "v_mul_hi_u32" => v2!(|a: u32, b: u32| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+        "v_mul_hi_i32" => v2!(|a: u32, b: u32| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32),
         "v_cvt_pk_rtz_f16_f32" => {
             v2!(|a: u32, b: u32| u32::from(f2h_rtz(f(a))) | u32::from(f2h_rtz(f(b))) << 16)
         }

@@ -50,7 +50,10 @@ macro_rules! widen {
     ($f:expr) => {
         exec!(|w, i, _c| {
             let (mut room, f) = (crate::wave::room(), $f);
-            let out = w.src(&i.o[1], 0, &mut room).map(|a| -> u64 { let d: f64 = f(a); d.to_bits() });
+            let out = w.src(&i.o[1], 0, &mut room).map(|a| -> u64 {
+                let d: f64 = f(a);
+                d.to_bits()
+            });
             w.put64(usize::from(i.o[0].reg), &out);
             Step::Next
         })

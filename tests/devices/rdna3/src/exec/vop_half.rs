@@ -156,9 +156,7 @@ pub fn lookup(name: &str) -> Option<Exec> {
         "v_trunc_f16" => h1!(f32::trunc),
         "v_rndne_f16" => h1!(f32::round_ties_even),
         "v_fract_f16" => h1!(|a: f32| (a - a.floor()).min(h2f(0x3bff))),
-        "v_ldexp_f16" => i2!(|a: u32, e: u32| {
-            u32::from(f2h(h2f(a as u16) * 2f32.powi(s(e).clamp(-60, 60))))
-        }),
+        "v_ldexp_f16" => i2!(|a: u32, e: u32| { u32::from(f2h(h2f(a as u16) * 2f32.powi(s(e).clamp(-60, 60)))) }),
         "v_pack_b32_f16" => exec!(|w, i, _c| {
             let (a, b) = (w.src16(&i.o[1]), w.src16(&i.o[2]));
             let out = std::array::from_fn(|l| a[l] | b[l] << 16);

@@ -58,8 +58,7 @@ fn ints(w: &Wave, o: &Opd, bits: usize, signed: bool) -> Tile<i32> {
         for e in 0..each {
             for r in 0..16 {
                 let top = row[r] << (32 - bits * (e + 1));
-                m[each * k + e][r] =
-                    if signed { top as i32 >> (32 - bits) } else { (top >> (32 - bits)) as i32 };
+                m[each * k + e][r] = if signed { top as i32 >> (32 - bits) } else { (top >> (32 - bits)) as i32 };
             }
         }
     }

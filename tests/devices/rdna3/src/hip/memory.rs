@@ -1,8 +1,6 @@
 //! Memory, copies and fills.
 
-use super::error::{
-    ALREADY_REGISTERED, INVALID_VALUE, NOT_REGISTERED, OUT_OF_MEMORY, SUCCESS, note,
-};
+use super::error::{ALREADY_REGISTERED, INVALID_VALUE, NOT_REGISTERED, OUT_OF_MEMORY, SUCCESS, note};
 use super::queue::Op;
 use super::state::{Outcome, State, always, api};
 use crate::memory::{Range, Use};
@@ -95,7 +93,8 @@ pub unsafe extern "C" fn hipHostGetDevicePointer(to: *mut *mut c_void, p: *mut c
 /// Checks one side of a copy. Pageable host memory cannot be checked, and says so by `false`.
 fn known(s: &State, at: u64, n: u64, device: bool) -> Outcome<bool> {
     match s.memory.find(at, n) {
-        Some(r) => Ok(!device || r.of == Use::Device || r.of == Use::Host).and_then(|ok| if ok { Ok(true) } else { Err(INVALID_VALUE) }),
+        Some(r) => Ok(!device || r.of == Use::Device || r.of == Use::Host)
+            .and_then(|ok| if ok { Ok(true) } else { Err(INVALID_VALUE) }),
         None if device || s.memory.find(at, 1).is_some() => {
             eprintln!("rdna3: a copy or fill of {n} bytes at {at:#x} leaves its allocation, or there is none");
             Err(INVALID_VALUE)

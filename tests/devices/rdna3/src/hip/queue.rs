@@ -110,7 +110,8 @@ impl State {
         }
         // The default stream and the blocking ones wait for each other.
         if stream == 0 {
-            let all: Vec<u64> = self.streams.iter().filter(|(h, s)| **h != 0 && !s.non_blocking).map(|(h, _)| *h).collect();
+            let all: Vec<u64> =
+                self.streams.iter().filter(|(h, s)| **h != 0 && !s.non_blocking).map(|(h, _)| *h).collect();
             for other in all {
                 self.drain(other)?;
             }

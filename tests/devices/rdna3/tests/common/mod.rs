@@ -1,5 +1,8 @@
 //! Code objects made on the spot with clang, and launches of their kernels.
 
+#![allow(dead_code, reason = "each test program uses its share")]
+#![allow(clippy::unwrap_used, reason = "clippy knows test functions, not what they call")]
+
 use amdhip64::fault::Fault;
 use amdhip64::launch::Launch;
 use amdhip64::memory::{Memory, Use};
@@ -64,7 +67,6 @@ pub fn assemble(kernels: &[(&str, u32, u32, String)]) -> Vec<u8> {
 }
 
 /// Compiles HIP source with the flags of the shipped kernels.
-#[allow(dead_code)]
 pub fn compile(source: &str) -> Vec<u8> {
     let prelude = "typedef unsigned int u32; typedef int i32; typedef unsigned long u64; typedef _Float16 f16;\n\
                    #define KERNEL extern \"C\" __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(1, 1024)))\n\
@@ -74,9 +76,21 @@ pub fn compile(source: &str) -> Vec<u8> {
                    DEVICE u32 bid() { return __builtin_amdgcn_workgroup_id_x(); }\n\
                    DEVICE void barrier() { asm volatile(\"s_waitcnt lgkmcnt(0)\\n\\ts_barrier\" ::: \"memory\"); }\n";
     let flags = [
-        "-x", "hip", "--offload-arch=gfx1100", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc",
-        "-fuse-cuid=none", "-mcode-object-version=5", "-munsafe-fp-atomics", "-O3", "-std=c++17", "-ffast-math",
-        "-fhonor-infinities", "-fhonor-nans",
+        "-x",
+        "hip",
+        "--offload-arch=gfx1100",
+        "--cuda-device-only",
+        "--no-gpu-bundle-output",
+        "-nogpulib",
+        "-nogpuinc",
+        "-fuse-cuid=none",
+        "-mcode-object-version=5",
+        "-munsafe-fp-atomics",
+        "-O3",
+        "-std=c++17",
+        "-ffast-math",
+        "-fhonor-infinities",
+        "-fhonor-nans",
     ];
     clang(&format!("{prelude}{source}"), &flags)
 }
@@ -89,7 +103,6 @@ pub struct Bench {
     pub memory: Memory,
 }
 
-#[allow(dead_code)]
 impl Bench {
     /// Loads an image.
     pub fn new(image: &[u8]) -> Bench {
@@ -122,7 +135,14 @@ impl Bench {
     }
 
     /// Launches with an argument block.
-    pub fn launch_bytes(&mut self, kernel: &str, grid: u32, block: u32, args: &[u8], o: &Options) -> Result<Stats, Fault> {
+    pub fn launch_bytes(
+        &mut self,
+        kernel: &str,
+        grid: u32,
+        block: u32,
+        args: &[u8],
+        o: &Options,
+    ) -> Result<Stats, Fault> {
         let map = self.memory.map();
         let kernel = self.module.kernels[kernel].clone();
         let launch = Launch {
@@ -138,7 +158,6 @@ impl Bench {
 }
 
 /// Options for one thread.
-#[allow(dead_code)]
 pub fn options(order: Order) -> Options {
     Options { threads: 1, order, ..Options::default() }
 }
@@ -146,7 +165,6 @@ pub fn options(order: Order) -> Options {
 /// Numbers that are the same in every run.
 pub struct Random(pub u64);
 
-#[allow(dead_code)]
 impl Random {
     /// The next 32 bits.
     pub fn bits(&mut self) -> u32 {

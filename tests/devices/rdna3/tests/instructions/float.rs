@@ -44,8 +44,12 @@ fn arithmetic() {
             numbers("v_sqrt_f32 v10, |v1|", 1, |a, _, _| a.abs().sqrt()),
             numbers("v_exp_f32 v10, v1", 1, |a, _, _| if a < -126.0 { 0.0 } else { a.exp2() }),
             numbers("v_log_f32 v10, |v1|", 1, |a, _, _| a.abs().log2()),
-            numbers("v_sin_f32 v10, v1", 2, |a, _, _| if a.abs() > 256.0 { 0.0 } else { (a.fract() * std::f64::consts::TAU).sin() }),
-            numbers("v_cos_f32 v10, v1", 2, |a, _, _| if a.abs() > 256.0 { 1.0 } else { (a.fract() * std::f64::consts::TAU).cos() }),
+            numbers("v_sin_f32 v10, v1", 2, |a, _, _| {
+                if a.abs() > 256.0 { 0.0 } else { (a.fract() * std::f64::consts::TAU).sin() }
+            }),
+            numbers("v_cos_f32 v10, v1", 2, |a, _, _| {
+                if a.abs() > 256.0 { 1.0 } else { (a.fract() * std::f64::consts::TAU).cos() }
+            }),
             numbers("v_floor_f32 v10, v1", 0, |a, _, _| a.floor()),
             numbers("v_ceil_f32 v10, v1", 0, |a, _, _| a.ceil()),
             numbers("v_trunc_f32 v10, v1", 0, |a, _, _| a.trunc()),
@@ -144,8 +148,12 @@ fn special_values() {
     check(
         &delicate(),
         &[
-            loosely(bits("v_max_f32 v10, v1, v2\nv_add_f32 v10, v10, 0", move |a, b, _| (nan_aware(f(a), f(b), true) + 0.0).to_bits())),
-            loosely(bits("v_min_f32 v10, v1, v2\nv_add_f32 v10, v10, 0", move |a, b, _| (nan_aware(f(a), f(b), false) + 0.0).to_bits())),
+            loosely(bits("v_max_f32 v10, v1, v2\nv_add_f32 v10, v10, 0", move |a, b, _| {
+                (nan_aware(f(a), f(b), true) + 0.0).to_bits()
+            })),
+            loosely(bits("v_min_f32 v10, v1, v2\nv_add_f32 v10, v10, 0", move |a, b, _| {
+                (nan_aware(f(a), f(b), false) + 0.0).to_bits()
+            })),
             loosely(bits("v_rcp_f32 v10, v1", |a, _, _| {
                 let x = f(a);
                 (if x.is_subnormal() { f32::INFINITY.copysign(x) } else { 1.0 / x }).to_bits()

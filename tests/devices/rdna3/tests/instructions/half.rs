@@ -7,7 +7,13 @@ fn h(bits: u32) -> f64 {
     let (s, e, m) = (bits >> 15 & 1, (bits >> 10 & 31) as i32, f64::from(bits & 1023));
     let v = match e {
         0 => m * 2f64.powi(-24),
-        31 => if m == 0.0 { f64::INFINITY } else { f64::NAN },
+        31 => {
+            if m == 0.0 {
+                f64::INFINITY
+            } else {
+                f64::NAN
+            }
+        }
         _ => (1024.0 + m) * 2f64.powi(e - 25),
     };
     if s == 1 { -v } else { v }
@@ -103,8 +109,8 @@ fn scalar_halves_keep_the_other_half() {
         &random_bits(),
         &[
             bits("v_add_nc_u16 v10, v1, v2", |a, b, _| KEPT | (a + (b & 0xffff)) & 0xffff),
-            bits("v_mul_lo_u16 v10, v1, v2", |a, b, _| KEPT | (a & 0xffff) * (b & 0xffff) & 0xffff),
-            bits("v_lshrrev_b16 v10, 3, v2", |_, b, _| KEPT | (b & 0xffff) / 8),
+            bits("v_mul_lo_u16 v10, v1, v2", |a, b, _| KEPT | ((a & 0xffff) * (b & 0xffff)) & 0xffff),
+            bits("v_lshrrev_b16 v10, 3, v2", |_, b, _| KEPT | ((b & 0xffff) / 8)),
             bits("v_ashrrev_i16 v10, 4, v2", |_, b, _| KEPT | (i32::from(b as i16).div_euclid(16) as u32 & 0xffff)),
             bits("v_mad_u32_u16 v10, v1, v2, v3", |a, b, c| {
                 (u64::from(a & 0xffff) * u64::from(b & 0xffff) + u64::from(c)) as u32
@@ -147,7 +153,7 @@ fn packed_and_mixed() {
         &[
             bits("v_pk_add_u16 v10, v1, v2", move |a, b, _| each(a, b, |x, y| x + y)),
             bits("v_pk_sub_i16 v10, v1, v2", move |a, b, _| each(a, b, |x, y| x.wrapping_sub(y))),
-            bits("v_pk_sub_u16 v10, v1, v2 clamp", move |a, b, _| each(a, b, |x, y| if x > y { x - y } else { 0 })),
+            bits("v_pk_sub_u16 v10, v1, v2 clamp", move |a, b, _| each(a, b, |x, y| x.saturating_sub(y))),
             bits("v_pk_mul_lo_u16 v10, v1, v2", move |a, b, _| each(a, b, |x, y| x * y)),
             bits("v_pk_max_i16 v10, v1, v2", move |a, b, _| each(a, b, |x, y| (x as i16).max(y as i16) as u32)),
             bits("v_pk_lshlrev_b16 v10, 4, v2 op_sel_hi:[0,1]", move |_, b, _| each(0, b, |_, y| y * 16)),
@@ -180,7 +186,7 @@ fn dot_products() {
             bits("v_dot4_i32_iu8 v10, v1, v2, v3 neg_lo:[0,1,0]", move |a, b, c| dot4(a, b, c, false, true)),
             bits("v_dot4_i32_iu8 v10, v1, v2, v3 neg_lo:[1,1,0]", move |a, b, c| dot4(a, b, c, true, true)),
             bits("v_dot4_u32_u8 v10, v1, v2, v3", move |a, b, c| dot4(a, b, c, false, false)),
-            bits("v_dot8_i32_iu4 v10, v1, v2, v3 neg_lo:[1,1,0]", move |a, b, c| dot8(a, b, c)),
+            bits("v_dot8_i32_iu4 v10, v1, v2, v3 neg_lo:[1,1,0]", dot8),
         ],
     );
     let sum = |a: u32, b: u32, c: f64| (lo(a) * lo(b) + hi(a) * hi(b) + c) as f32;

@@ -91,7 +91,9 @@ fn fields_and_bytes() {
                 let bit = |k: u32| a >> (o + k).min(31) & 1;
                 if n == 0 { 0 } else { (0..32).map(|k| bit(k.min(n - 1)) << k).sum() }
             }),
-            bits("v_bfi_b32 v10, v1, v2, v3", |m, a, b| (0..32).map(|k| (if m >> k & 1 != 0 { a } else { b }) & 1 << k).sum()),
+            bits("v_bfi_b32 v10, v1, v2, v3", |m, a, b| {
+                (0..32).map(|k| (if m >> k & 1 != 0 { a } else { b }) & 1 << k).sum()
+            }),
             bits("v_bfm_b32 v10, v1, v2", |a, b, _| (0..a % 32).map(|k| 1u64 << (k + b % 32)).sum::<u64>() as u32),
             bits("v_alignbit_b32 v10, v1, v2, v3", |a, b, c| (wide(a, b) >> (c % 32)) as u32),
             bits("v_alignbyte_b32 v10, v1, v2, v3", |a, b, c| (wide(a, b) >> (8 * (c % 4))) as u32),
@@ -99,7 +101,13 @@ fn fields_and_bytes() {
                 let all = [b.to_le_bytes(), a.to_le_bytes()].concat();
                 let byte = |s: u8| match s {
                     0..=7 => all[usize::from(s)],
-                    8..=11 => if all[usize::from(s - 8) * 2 + 1] >= 128 { 255 } else { 0 },
+                    8..=11 => {
+                        if all[usize::from(s - 8) * 2 + 1] >= 128 {
+                            255
+                        } else {
+                            0
+                        }
+                    }
                     12 => 0,
                     _ => 255,
                 };

@@ -28,7 +28,9 @@ fn dpp() {
             moved(&mov("row_shr:2 row_mask:0xf bank_mask:0xf"), |l| (l % 16 >= 2).then(|| l - 2)),
             moved(&mov("row_shl:1 row_mask:0xf bank_mask:0xf"), |l| (l % 16 < 15).then_some(l + 1)),
             moved(&mov("row_mirror row_mask:0x2 bank_mask:0xf"), |l| (l >= 16).then(|| 16 + 15 - l % 16)),
-            moved(&mov("row_mirror row_mask:0xf bank_mask:0x5"), |l| (l / 4 % 2 == 0).then(|| l / 16 * 16 + 15 - l % 16)),
+            moved(&mov("row_mirror row_mask:0xf bank_mask:0x5"), |l| {
+                (l / 4 % 2 == 0).then(|| l / 16 * 16 + 15 - l % 16)
+            }),
             moved(&mov("dpp8:[7,6,5,4,3,2,1,0]"), |l| Some(l / 8 * 8 + 7 - l % 8)),
             case(&mov("row_shr:1 row_mask:0xf bank_mask:0xf bound_ctrl:1"), |i, l| {
                 vec![if l % 16 == 0 { 0 } else { i[1][l - 1] }]
@@ -73,7 +75,9 @@ fn permutes_and_single_lanes() {
     run(
         &random_bits(),
         &[
-            moved("s_mov_b32 s8, 0x76543210\ns_mov_b32 s9, 0xfedcba98\nv_permlanex16_b32 v10, v1, s8, s9", |l| Some(l ^ 16)),
+            moved("s_mov_b32 s8, 0x76543210\ns_mov_b32 s9, 0xfedcba98\nv_permlanex16_b32 v10, v1, s8, s9", |l| {
+                Some(l ^ 16)
+            }),
             moved("s_mov_b32 s8, 0x01234567\ns_mov_b32 s9, 0x89abcdef\nv_permlane16_b32 v10, v1, s8, s9", |l| {
                 Some(l / 16 * 16 + if l % 16 < 8 { 7 - l % 16 } else { 23 - l % 16 })
             }),
@@ -84,9 +88,14 @@ fn permutes_and_single_lanes() {
             moved("v_xor_b32 v20, 0x54, v0\nds_permute_b32 v10, v20, v1\ns_waitcnt lgkmcnt(0)", |l| Some(l ^ 21)),
             moved("ds_swizzle_b32 v10, v1 offset:swizzle(SWAP,16)\ns_waitcnt lgkmcnt(0)", |l| Some(l ^ 16)),
             moved("ds_swizzle_b32 v10, v1 offset:swizzle(QUAD_PERM,3,2,1,0)\ns_waitcnt lgkmcnt(0)", |l| Some(l ^ 3)),
-            moved("ds_swizzle_b32 v10, v1 offset:swizzle(BROADCAST,8,3)\ns_waitcnt lgkmcnt(0)", |l| Some(l / 8 * 8 + 3)),
+            moved("ds_swizzle_b32 v10, v1 offset:swizzle(BROADCAST,8,3)\ns_waitcnt lgkmcnt(0)", |l| {
+                Some(l / 8 * 8 + 3)
+            }),
             moved("v_readlane_b32 s8, v1, 13\nv_mov_b32 v10, s8", |_| Some(13)),
-            moved("s_mov_b32 exec_lo, 0xffffff00\nv_readfirstlane_b32 s8, v1\ns_mov_b32 exec_lo, -1\nv_mov_b32 v10, s8", |_| Some(8)),
+            moved(
+                "s_mov_b32 exec_lo, 0xffffff00\nv_readfirstlane_b32 s8, v1\ns_mov_b32 exec_lo, -1\nv_mov_b32 v10, s8",
+                |_| Some(8),
+            ),
             case("v_mov_b32 v10, v1\nv_writelane_b32 v10, 77, 5", |i, l| vec![if l == 5 { 77 } else { i[1][l] }]),
             case("v_mov_b32 v10, v1\nv_mov_b32 v11, v2\nv_swap_b32 v10, v11", |i, l| vec![i[2][l], i[1][l]]),
             case("v_mbcnt_lo_u32_b32 v10, -1, 0\nv_mbcnt_hi_u32_b32 v10, -1, v10", |_, l| vec![l as u32]),
@@ -121,10 +130,13 @@ fn dual_instructions_read_before_they_write() {
             case("v_dual_fmac_f32 v10, v1, v2 :: v_dual_lshlrev_b32 v11, 3, v3", |i, l| {
                 vec![f(i[1][l]).mul_add(f(i[2][l]), f(0xabcd_1234)).to_bits(), i[3][l] << 3]
             }),
-            case("s_mov_b32 vcc_lo, 0xcccc3333\nv_dual_cndmask_b32 v10, v1, v2 :: v_dual_max_f32 v11, v4, v3", |i, l| {
-                let on = 0xcccc_3333u32 >> l & 1 != 0;
-                vec![i[if on { 2 } else { 1 }][l], f(i[4][l]).max(f(i[3][l])).to_bits()]
-            }),
+            case(
+                "s_mov_b32 vcc_lo, 0xcccc3333\nv_dual_cndmask_b32 v10, v1, v2 :: v_dual_max_f32 v11, v4, v3",
+                |i, l| {
+                    let on = 0xcccc_3333u32 >> l & 1 != 0;
+                    vec![i[if on { 2 } else { 1 }][l], f(i[4][l]).max(f(i[3][l])).to_bits()]
+                },
+            ),
             case("v_dual_fmaak_f32 v10, v1, v2, 0x41200000 :: v_dual_subrev_f32 v11, v4, v3", |i, l| {
                 vec![f(i[1][l]).mul_add(f(i[2][l]), 10.0).to_bits(), (f(i[3][l]) - f(i[4][l])).to_bits()]
             }),

@@ -19,12 +19,15 @@ use common::{Bench, Random, assemble, options};
 /// Rows of input, by register: `i[1]` is v1.
 pub type Rows = [[u32; 32]; 9];
 
+/// Expected registers of a lane.
+type Want = Box<dyn Fn(&Rows, usize) -> Vec<u32>>;
+
 /// A case: code and, for each lane, the expected v10, v11, ...
 pub struct Case {
     /// Assembler.
     pub code: String,
     /// Expected registers of a lane.
-    pub want: Box<dyn Fn(&Rows, usize) -> Vec<u32>>,
+    pub want: Want,
     /// Allowed distance in units of the last place, for results of f32 functions; NaNs are equal.
     pub ulps: u32,
 }
@@ -57,13 +60,29 @@ fn near(got: u32, want: u32, ulps: u32) -> bool {
 
 /// Random bits, with the values where mistakes like to hide.
 pub fn random_bits() -> Rows {
-    let special =
-        [0, 1, 2, 31, 32, 33, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x00ff_ffff];
+    let special = [
+        0,
+        1,
+        2,
+        31,
+        32,
+        33,
+        0x7f,
+        0x80,
+        0xff,
+        0x7fff,
+        0x8000,
+        0xffff,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+        0x00ff_ffff,
+    ];
     let mut r = Random(7);
     std::array::from_fn(|_| {
         std::array::from_fn(|_| {
             let x = r.bits();
-            if x % 3 == 0 { special[(r.bits() % 16) as usize] } else { r.bits() }
+            if x.is_multiple_of(3) { special[(r.bits() % 16) as usize] } else { r.bits() }
         })
     })
 }

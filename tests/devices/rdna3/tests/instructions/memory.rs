@@ -8,7 +8,9 @@ fn local_memory() {
     check(
         &random_bits(),
         &[
-            case("ds_store_b32 v0, v1\ns_waitcnt lgkmcnt(0)\nds_load_b32 v10, v0\ns_waitcnt lgkmcnt(0)", |i, l| vec![i[1][l]]),
+            case("ds_store_b32 v0, v1\ns_waitcnt lgkmcnt(0)\nds_load_b32 v10, v0\ns_waitcnt lgkmcnt(0)", |i, l| {
+                vec![i[1][l]]
+            }),
             case(
                 "v_lshlrev_b32 v20, 2, v0\nds_store_b128 v20, v[1:4]\ns_waitcnt lgkmcnt(0)\n\
                  ds_load_b96 v[10:12], v20 offset:4\ns_waitcnt lgkmcnt(0)",
@@ -72,9 +74,10 @@ fn device_memory() {
     check(
         &random_bits(),
         &[
-            case(&of("global_store_b128 v20, v[1:4], s[6:7]\nglobal_load_b96 v[10:12], v20, s[6:7] offset:4"), |i, l| {
-                vec![i[2][l], i[3][l], i[4][l]]
-            }),
+            case(
+                &of("global_store_b128 v20, v[1:4], s[6:7]\nglobal_load_b96 v[10:12], v20, s[6:7] offset:4"),
+                |i, l| vec![i[2][l], i[3][l], i[4][l]],
+            ),
             case(
                 &of("v_add_co_u32 v22, s8, s6, v20\nv_add_co_ci_u32 v23, null, s7, 0, s8\n\
                      global_store_b64 v[22:23], v[2:3], off offset:8\nflat_load_b64 v[10:11], v[22:23] offset:8\n\

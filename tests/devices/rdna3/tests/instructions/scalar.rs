@@ -53,8 +53,8 @@ fn arithmetic() {
                     (r as u32, u32::from(r < 0))
                 }),
                 scalar("s_mul_i32 s12, s8, s9", |a, b| keep((u64::from(a) * u64::from(b)) as u32)),
-                scalar("s_mul_hi_u32 s12, s8, s9", |a, b| keep((u64::from(a) * u64::from(b) >> 32) as u32)),
-                scalar("s_mul_hi_i32 s12, s8, s9", move |a, b| keep((s(a) * s(b) >> 32) as u32)),
+                scalar("s_mul_hi_u32 s12, s8, s9", |a, b| keep(((u64::from(a) * u64::from(b)) >> 32) as u32)),
+                scalar("s_mul_hi_i32 s12, s8, s9", move |a, b| keep(((s(a) * s(b)) >> 32) as u32)),
                 scalar("s_min_u32 s12, s8, s9", |a, b| (a.min(b), u32::from(a < b))),
                 scalar("s_max_i32 s12, s8, s9", move |a, b| (s(a).max(s(b)) as u32, u32::from(s(a) >= s(b)))),
                 scalar("s_and_b32 s12, s8, s9", |a, b| nz(a & b)),
@@ -109,14 +109,21 @@ fn flow_and_masks() {
                  v_mov_b32 v10, 2\ns_mov_b32 exec_lo, s8",
                 |_, l| vec![if l < 16 { 1 } else { 2 }],
             ),
-            case("s_getpc_b64 s[8:9]\ns_add_u32 s8, s8, 20\ns_addc_u32 s9, s9, 0\ns_setpc_b64 s[8:9]\nv_mov_b32 v10, 1\nv_mov_b32 v11, 2", |_, _| {
-                // s_getpc gives the address after itself; 12 bytes on s_setpc ends, 20 bytes on both moves end.
-                vec![0xabcd_1234, 0xabcd_1234]
-            }),
-            case("s_load_b64 s[8:9], s[4:5], 0x80\ns_load_b128 s[16:19], s[4:5], 0x100\ns_waitcnt lgkmcnt(0)\nv_mov_b32 v10, s9\nv_mov_b32 v11, s19", |i, _| {
-                vec![i[1][1], i[2][3]]
-            }),
-            case("s_mov_b32 s8, 0x104\ns_load_b32 s9, s[4:5], s8 offset:0x4\ns_waitcnt lgkmcnt(0)\nv_mov_b32 v10, s9", |i, _| vec![i[2][2]]),
+            case(
+                "s_getpc_b64 s[8:9]\ns_add_u32 s8, s8, 20\ns_addc_u32 s9, s9, 0\ns_setpc_b64 s[8:9]\nv_mov_b32 v10, 1\nv_mov_b32 v11, 2",
+                |_, _| {
+                    // s_getpc gives the address after itself; 12 bytes on s_setpc ends, 20 bytes on both moves end.
+                    vec![0xabcd_1234, 0xabcd_1234]
+                },
+            ),
+            case(
+                "s_load_b64 s[8:9], s[4:5], 0x80\ns_load_b128 s[16:19], s[4:5], 0x100\ns_waitcnt lgkmcnt(0)\nv_mov_b32 v10, s9\nv_mov_b32 v11, s19",
+                |i, _| vec![i[1][1], i[2][3]],
+            ),
+            case(
+                "s_mov_b32 s8, 0x104\ns_load_b32 s9, s[4:5], s8 offset:0x4\ns_waitcnt lgkmcnt(0)\nv_mov_b32 v10, s9",
+                |i, _| vec![i[2][2]],
+            ),
         ],
         !0,
     );
