@@ -8,7 +8,7 @@ use crate::plan::op::{BufId, RopeId, Rows, WeightId};
 
 /// Columns of the largest matrix-times-few-rows kernel: up to so many rows a step decodes.
 pub const GEMV_MAX: u32 = 8;
-/// Queries of a tile of `attend_tile`.
+/// Queries of a tile of `attend_tile` and `attend_mma`.
 pub const TILE_QUERIES: u32 = 16;
 
 /// How a segment's products are computed.

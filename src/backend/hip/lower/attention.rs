@@ -103,9 +103,14 @@ impl Lowering<'_> {
         let grid = [Extent::each(Dim::Decodes), Extent::Fixed(n_head), Extent::Fixed(1)];
         self.push(format!("attend_combine_{d}"), grid, 64, args)?;
 
+        // The matrix unit takes whole tiles of 16 elements from a cache in f16.
+        let whole = group.head_dim.is_multiple_of(16) && group.head_dim_v.is_multiple_of(16);
+        let matrix = Some(format!("attend_mma_{d}"))
+            .filter(|name| whole && group.kv_type == KvType::F16 && (self.chip.has)(name));
+        let kernel = matrix.unwrap_or_else(|| format!("attend_tile_{kv}_{d}"));
         let mut args = vec![buffer(a.q), buffer(a.out), spans, at(Target::Tiles)];
         heads(&mut args);
         let grid = [Extent::each(Dim::Tiles), Extent::Fixed(n_head), Extent::Fixed(1)];
-        self.push(format!("attend_tile_{kv}_{d}"), grid, 128, args)
+        self.push(kernel, grid, 128, args)
     }
 }

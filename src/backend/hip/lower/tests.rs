@@ -62,7 +62,7 @@ fn decode_is_fused() {
             "store_f16",
             "attend_split_f16_64",
             "attend_combine_64",
-            "attend_tile_f16_64",
+            "attend_mma_64",
             "quantize_q8",
             "gemv_q4_0_c1",
         ]
@@ -200,6 +200,23 @@ fn head_norms_take_teams() {
     assert_eq!(norm.grid[0], Extent::Ceil(Dim::Rows, 2, 4));
     assert_eq!(norm.args[1..3], [at(Target::Null), at(Target::Null)]);
     assert_eq!(norm.args[4..7], [Arg::U32(16), Arg::U32(2), Arg::Count(Dim::Rows, 2)]);
+}
+
+#[test]
+fn the_matrix_unit_attends_to_whole_tiles_in_f16() {
+    let prefill = |p: &Plan, has: &dyn Fn(&str) -> bool| {
+        let program = lower(p, &Chip { units: 48, has }).expect("all kernels exist");
+        let launches = &program.segments[0].modes[4];
+        launches.iter().find(|l| l.args.contains(&at(Target::Tiles))).expect("one").kernel.clone()
+    };
+    let mut p = plan(GgmlType::Q4_0);
+    assert_eq!(prefill(&p, &|_| true), "attend_mma_64");
+    assert_eq!(prefill(&p, &|name| !name.starts_with("attend_mma")), "attend_tile_f16_64");
+    p.caches[0].kv_type = crate::plan::cache::KvType::F32;
+    assert_eq!(prefill(&p, &|_| true), "attend_tile_f32_64");
+    p.caches[0].kv_type = crate::plan::cache::KvType::F16;
+    p.caches[0].head_dim_v = 72;
+    assert_eq!(prefill(&p, &|_| true), "attend_tile_f16_128");
 }
 
 #[test]

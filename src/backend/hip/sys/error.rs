@@ -89,11 +89,6 @@ impl HipError {
         NAMES.iter().find(|(code, _)| *code == self.code).map_or("an error this program does not know", |n| n.1)
     }
 
-    /// Whether the runtime or its device ran out of memory.
-    pub fn is_out_of_memory(self) -> bool {
-        self.code == OUT_OF_MEMORY
-    }
-
     /// As a backend says it. Asking for what does not exist is a mistake of ours or a build that
     /// does not fit the device; after anything else the device's state is unknown: it counts as
     /// lost.
