@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::HipBackend;
 use super::buffers::splits;
 use super::graphs::{bucket, bucket_keys};
-use super::program::{Numbers, Target};
+use super::program::{GEMV_MAX, Numbers, Target};
 use super::sys::HipError;
 use crate::backend::BackendError;
 use crate::backend::batch::{self, Limits};
@@ -23,8 +23,11 @@ const NAP: Duration = Duration::from_micros(50);
 pub struct Flight {
     since: Option<Instant>,
     outputs: usize,
-    /// How long the last step took: the next one will take about as long.
-    last: Duration,
+    /// Which of `last` is the step's.
+    kind: usize,
+    /// How long the last step took of those with 1, 2, ... tokens and of those with more: the next one
+    /// will take about as long.
+    last: [Duration; GEMV_MAX as usize + 1],
 }
 
 impl Flight {
@@ -50,6 +53,7 @@ impl HipBackend {
         let filled = self.inputs.fill(self.arrays.bytes_mut(), batch, |group, block| caches[group].address(block))?;
         let since = Instant::now();
         self.flight.outputs = batch.outputs.len();
+        self.flight.kind = batch.tokens.len().saturating_sub(1).min(GEMV_MAX as usize);
         if !batch.tokens.is_empty() {
             // The numbers from which parts are made are those of the bucket: a recording fits all.
             let keys = bucket_keys(bucket(filled.keys));
@@ -99,20 +103,24 @@ impl HipBackend {
         if self.arrays.is_lent() {
             self.device.select()?;
             let deadline = Instant::now() + wait;
+            let last = self.flight.last[self.flight.kind];
+            // Whether the step may have ended during a sleep.
+            let mut slept = false;
             let done = loop {
                 match self.event.query() {
                     Ok(Some(done)) => break done,
-                    Ok(None) => {}
+                    Ok(None) => slept = false,
                     Err(e) => return Err(self.device.error(e, 0, "a step")),
                 }
                 let now = Instant::now();
                 if now >= deadline {
                     return Ok(false);
                 }
-                let left = (since + self.flight.last).saturating_duration_since(now);
+                let left = (since + last).saturating_duration_since(now);
                 if left > SPIN {
                     std::thread::sleep((left - SPIN).min(deadline - now));
-                } else if now < since + self.flight.last + SPIN {
+                    slept = true;
+                } else if now < since + last + SPIN {
                     std::thread::yield_now();
                 } else {
                     std::thread::sleep(NAP);
@@ -120,7 +128,10 @@ impl HipBackend {
             };
             self.arrays.take_back(done);
             self.logits.take_back(done);
-            self.flight.last = since.elapsed();
+            // A step that was over when a sleep ended took less, nobody knows how much: without this, one
+            // slow step would make all after it sleep as long.
+            let took = since.elapsed();
+            self.flight.last[self.flight.kind] = if slept { took - took / 4 } else { took };
         }
         self.flight.since = None;
         let rows = self.logits.floats(self.flight.outputs * self.plan.n_vocab);
