@@ -32,10 +32,10 @@ RF_DEV void load_query(const float* q, u32 dim, float scale, float* to, u32 thre
 }
 
 // Products of the rows' queries, D apart, with one key, N elements at once.
-template <class T, u32 N, u32 D, u32 R> RF_DEV void dots(const T* key, const float* q, u32 dim, float* s) {
+template <class T, u32 N, u32 D, u32 R, u32 AHEAD> RF_DEV void dots(const T* key, const float* q, u32 dim, float* s) {
   typedef RF_VECTOR(T, N) Piece;
   typedef RF_VECTOR(float, N) Query;
-#pragma unroll R > 4 ? 1 : 2
+#pragma unroll AHEAD
   for (u32 i = 0; i < dim; i += N) {
     const Piece k = *(const Piece*)(key + i);
 #pragma unroll
@@ -48,8 +48,9 @@ template <class T, u32 N, u32 D, u32 R> RF_DEV void dots(const T* key, const flo
 }
 
 // Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
-// apart; p: R * 8 words, the team's own.
-template <class T, u32 D, u32 R>
+// apart; p: R * 8 words, the team's own. AHEAD loads are on their way together: where blocks of threads
+// are few, that is what the time depends on.
+template <class T, u32 D, u32 R, u32 AHEAD>
 RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
   const u64 block = layer.table[b];
   const u32 key = b * 32 + lane();
@@ -57,8 +58,8 @@ RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<
 #pragma unroll
   for (u32 r = 0; r < R; r++) s[r] = 0.f;
   const T* k = global_at<const T>(block + layer.off_k) + lane() * layer.head_dim;
-  if (layer.head_dim % 8 == 0) dots<T, 8, D, R>(k, q, layer.head_dim, s);
-  else dots<T, 2, D, R>(k, q, layer.head_dim, s);
+  if (layer.head_dim % 8 == 0) dots<T, 8, D, R, AHEAD>(k, q, layer.head_dim, s);
+  else dots<T, 2, D, R, AHEAD>(k, q, layer.head_dim, s);
 
   u32 last = 0;
 #pragma unroll
@@ -86,6 +87,7 @@ RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<
   const u32 lo = first > b * 32 ? first - b * 32 : 0, hi = last - b * 32 < 31 ? last - b * 32 : 31;
   typedef RF_VECTOR(T, 2) Pair;
   const T* v = global_at<const T>(block + layer.off_v) + 2 * lane();
+#pragma unroll AHEAD > 2 ? 2 : 1
   for (u32 t = lo / 4; t <= hi / 4; t++) {
 #pragma unroll
     for (u32 j = 0; j < D / 64; j++) {
@@ -136,7 +138,7 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
   barrier();
   const u32 last = span.pos / 32, step = 4 * n_split;
   for (u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team(); b <= last; b += step)
-    attend_block<T, D, R>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
+    attend_block<T, D, R, (R > 4 ? 1 : 4)>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
@@ -243,6 +245,45 @@ ATTEND_COMBINE(attend_combine_64, 64)
 ATTEND_COMBINE(attend_combine_128, 128)
 ATTEND_COMBINE(attend_combine_256, 256)
 
+// The same, with the result's codes for the product that follows. Four elements a thread, so that eight neighbours
+// have the 32 of a scale; head_dim_v is a multiple of 32.
+template <u32 D>
+RF_DEV void combine_q8(const float* part, float* out, i8* xq, f2* xd, u32 n_head, u32 head_dim_v, u32 n_split) {
+  const u64 row = (u64)bid_x() * n_head + bid_y();
+  const u32 i = 4 * tid_x();
+  part += row * n_split * (D + 2);
+  float top = -RF_INF;
+  for (u32 s = 0; s < n_split; s++) top = rf_max(top, part[s * (D + 2) + D]);
+  float sum = 0.f;
+  f4 acc = {0.f, 0.f, 0.f, 0.f};
+  for (u32 s = 0; s < n_split; s++) {
+    const float* from = part + s * (D + 2);
+    const float weight = rf_exp2(from[D] - top);
+    sum = rf_fma(weight, from[D + 1], sum);
+    if (i >= head_dim_v) continue;
+    const f2 low = *(const f2*)(from + i), high = *(const f2*)(from + i + 2);
+    acc += (f4){low[0], low[1], high[0], high[1]} * weight;
+  }
+  acc /= sum;
+  // Whole teams take part, and threads behind the end have zeros.
+  const Q8 q = q8_quantize(acc);
+  if (i >= head_dim_v) return;
+  const u64 at = row * head_dim_v + i;
+  *(f4*)(out + at) = acc;
+  *(u32*)(xq + at) = q.q;
+  if (i % 32 == 0) xd[at / 32] = (f2){q.d, q.s};
+}
+
+#define ATTEND_COMBINE_Q8(name, D)                                                                               \
+  RF_KERNEL RF_BOUNDS(64) void name(const float* part, float* out, i8* xq, f2* xd, u32 n_head, u32 head_dim_v,   \
+                                    u32 n_split) {                                                               \
+    combine_q8<D>(part, out, xq, xd, n_head, head_dim_v, n_split);                                               \
+  }                                                                                                              \
+  RF_REGISTER(name)
+ATTEND_COMBINE_Q8(attend_combine_q8_64, 64)
+ATTEND_COMBINE_Q8(attend_combine_q8_128, 128)
+ATTEND_COMBINE_Q8(attend_combine_q8_256, 256)
+
 // ---- Prefill: tiles of 16 neighbouring tokens of a span, four a team --------------------------
 
 template <class T, u32 D>
@@ -272,7 +313,7 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
   team_sync();
   const u32 last = rows.position[R - 1] / 32;
   for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++)
-    attend_block<T, D, R>(layer, b, own, p + team() * R * 8, rows);
+    attend_block<T, D, R, 2>(layer, b, own, p + team() * R * 8, rows);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
