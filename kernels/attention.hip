@@ -28,6 +28,7 @@ template <u32 D, u32 R> RF_DEV void clear(Rows<D, R>& rows) {
 
 // Copies a row's query to LDS, times `scale`, by `threads` threads.
 RF_DEV void load_query(const float* q, u32 dim, float scale, float* to, u32 thread, u32 threads) {
+#pragma unroll 1
   for (u32 i = thread * 2; i < dim; i += threads * 2) *(f2*)(to + i) = *(const f2*)(q + i) * scale;
 }
 
@@ -35,7 +36,7 @@ RF_DEV void load_query(const float* q, u32 dim, float scale, float* to, u32 thre
 template <class T, u32 N, u32 D, u32 R, u32 AHEAD> RF_DEV void dots(const T* key, const float* q, u32 dim, float* s) {
   typedef RF_VECTOR(T, N) Piece;
   typedef RF_VECTOR(float, N) Query;
-#pragma unroll AHEAD
+#pragma unroll AHEAD > 1 ? 2 : 1
   for (u32 i = 0; i < dim; i += N) {
     const Piece k = *(const Piece*)(key + i);
 #pragma unroll
@@ -48,8 +49,8 @@ template <class T, u32 N, u32 D, u32 R, u32 AHEAD> RF_DEV void dots(const T* key
 }
 
 // Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
-// apart; p: R * 8 words, the team's own. AHEAD loads are on their way together: where blocks of threads
-// are few, that is what the time depends on.
+// apart; p: R * 8 words, the team's own. With AHEAD above 2 the values of two pieces are on
+// their way together: where blocks of threads are few, that is what the time depends on.
 template <class T, u32 D, u32 R, u32 AHEAD>
 RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
   const u64 block = layer.table[b];
@@ -119,7 +120,7 @@ template <u32 D> struct Split {
   float* queries;      // [8][D]
   f4* p;               // [4][8][8]
   float *tops, *sums;  // [4][8]
-  f2* accs;            // [4][D / 2]
+  f2* accs;            // [4][4][D / 2]
 };
 
 // Leaves rows first .. first + n of the heads of a token in `part`, [n_head][n_split][D + 2]: the
@@ -137,32 +138,43 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
   }
   barrier();
   const u32 last = span.pos / 32, step = 4 * n_split;
+#pragma unroll 1
   for (u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team(); b <= last; b += step)
-    attend_block<T, D, R, (R > 4 ? 1 : 4)>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
+    attend_block<T, D, R, (R > 4 ? 1 : 3)>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
 
+  // The teams' results together, four rows at once. This runs once: what its code's size costs is felt.
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
     const float sum = team_sum(rows.sum[r]);
     if (lane() == 0) lds.tops[team() * R + r] = rows.top[r], lds.sums[team() * R + r] = sum;
   }
-  barrier();
+  constexpr u32 TOGETHER = R > 4 ? 4 : R;
 #pragma unroll
-  for (u32 r = 0; r < R; r++) {
-    float top = lds.tops[r], sum = 0.f;
+  for (u32 start = 0; start < R; start += TOGETHER) {
 #pragma unroll
-    for (u32 t = 1; t < 4; t++) top = rf_max(top, lds.tops[t * R + r]);
-    const float base = top == -RF_INF ? 0.f : top;
+    for (u32 r = 0; r < TOGETHER; r++)
 #pragma unroll
-    for (u32 t = 0; t < 4; t++) sum = rf_fma(lds.sums[t * R + r], rf_exp2(lds.tops[t * R + r] - base), sum);
-    const float shrink = rf_exp2(rows.top[r] - base);
-#pragma unroll
-    for (u32 j = 0; j < D / 64; j++) lds.accs[team() * D / 2 + lane() + 32 * j] = rows.acc[r][j] * shrink;
+      for (u32 j = 0; j < D / 64; j++)
+        lds.accs[(team() * TOGETHER + r) * (D / 2) + lane() + 32 * j] = rows.acc[start + r][j];
     barrier();
-    float* to = part + ((u64)(first + r) * n_split + bid_z()) * (D + 2);
-    const u32 i = tid_x();
-    if (r < n && 2 * i < layer.head_dim_v)
-      *(f2*)(to + 2 * i) = (lds.accs[i] + lds.accs[D / 2 + i]) + (lds.accs[D + i] + lds.accs[D / 2 * 3 + i]);
-    if (r < n && i == 0) to[D] = top, to[D + 1] = sum;
+    const u32 end = n < start + TOGETHER ? n : start + TOGETHER, i = tid_x();
+#pragma unroll 1
+    for (u32 r = start; r < end; r++) {
+      float top = lds.tops[r], sum = 0.f;
+#pragma unroll
+      for (u32 t = 1; t < 4; t++) top = rf_max(top, lds.tops[t * R + r]);
+      const float base = top == -RF_INF ? 0.f : top;
+      f2 acc = {0.f, 0.f};
+#pragma unroll
+      for (u32 t = 0; t < 4; t++) {
+        const float share = rf_exp2(lds.tops[t * R + r] - base);
+        sum = rf_fma(lds.sums[t * R + r], share, sum);
+        if (2 * i < layer.head_dim_v) acc += lds.accs[(t * TOGETHER + r - start) * (D / 2) + i] * share;
+      }
+      float* to = part + ((u64)(first + r) * n_split + bid_z()) * (D + 2);
+      if (2 * i < layer.head_dim_v) *(f2*)(to + 2 * i) = acc;
+      if (i == 0) to[D] = top, to[D + 1] = sum;
+    }
     barrier();
   }
 }
@@ -175,7 +187,7 @@ RF_DEV void split(const float* q, float* part, const Span* spans, const u64* tab
   RF_SHARED(f4, p, 4 * 8 * 8);
   RF_SHARED(float, tops, 4 * 8);
   RF_SHARED(float, sums, 4 * 8);
-  RF_SHARED(f2, accs, 2 * D);
+  RF_SHARED(f2, accs, 8 * D);
   const Split<D> lds = {(float*)queries, p, tops, sums, accs};
   const Span span = spans[bid_x()];
   const u32 group = n_head / n_head_kv, head = bid_y();
@@ -250,28 +262,30 @@ ATTEND_COMBINE(attend_combine_256, 256)
 template <u32 D>
 RF_DEV void combine_q8(const float* part, float* out, i8* xq, f2* xd, u32 n_head, u32 head_dim_v, u32 n_split) {
   const u64 row = (u64)bid_x() * n_head + bid_y();
-  const u32 i = 4 * tid_x();
+  const u32 i = 4 * tid_x(), at = i < head_dim_v ? i : 0;
   part += row * n_split * (D + 2);
   float top = -RF_INF;
-  for (u32 s = 0; s < n_split; s++) top = rf_max(top, part[s * (D + 2) + D]);
+#pragma unroll 1
+  for (u32 s = lane(); s < n_split; s += 32) top = rf_max(top, part[s * (D + 2) + D]);
+  top = team_max(top);
   float sum = 0.f;
   f4 acc = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll 4
   for (u32 s = 0; s < n_split; s++) {
     const float* from = part + s * (D + 2);
     const float weight = rf_exp2(from[D] - top);
     sum = rf_fma(weight, from[D + 1], sum);
-    if (i >= head_dim_v) continue;
-    const f2 low = *(const f2*)(from + i), high = *(const f2*)(from + i + 2);
+    const f2 low = *(const f2*)(from + at), high = *(const f2*)(from + at + 2);
     acc += (f4){low[0], low[1], high[0], high[1]} * weight;
   }
   acc /= sum;
-  // Whole teams take part, and threads behind the end have zeros.
+  // Whole teams take part; what threads behind the end have stays in groups of their own.
   const Q8 q = q8_quantize(acc);
   if (i >= head_dim_v) return;
-  const u64 at = row * head_dim_v + i;
-  *(f4*)(out + at) = acc;
-  *(u32*)(xq + at) = q.q;
-  if (i % 32 == 0) xd[at / 32] = (f2){q.d, q.s};
+  const u64 to = row * head_dim_v + i;
+  *(f4*)(out + to) = acc;
+  *(u32*)(xq + to) = q.q;
+  if (i % 32 == 0) xd[to / 32] = (f2){q.d, q.s};
 }
 
 #define ATTEND_COMBINE_Q8(name, D)                                                                               \

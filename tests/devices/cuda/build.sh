@@ -11,7 +11,7 @@ out=$1
 arch=${2:-sm_90}
 cxx=${ROCMFORGE_CLANG:-$(command -v clang++-19 || command -v clang++)}
 ptxas=${PTXAS:-$(command -v ptxas || true)}
-flags="-x cuda --cuda-device-only -nocudainc -nocudalib --cuda-gpu-arch=$arch -S -DRF_CUDA -std=c++17 -O3 -ffast-math -fhonor-infinities -fhonor-nans -I $prelude -I $here -Wall -Wextra -Wno-unused-function -Wno-unknown-cuda-version"
+flags="-x cuda --cuda-device-only -nocudainc -nocudalib --cuda-gpu-arch=$arch -S -DRF_CUDA -std=c++17 -O3 -ffast-math -fhonor-infinities -fhonor-nans -I $prelude -I $here -Wall -Wextra -Wno-unused-function -Wno-unknown-cuda-version -Wno-pass-failed"
 mkdir -p "$out/obj"
 newest=$(find "$prelude" "$here" -name '*.h' -newer "$out/libamdhip64.so" 2>/dev/null || echo all)
 for source in "$kernels"/*.hip; do
