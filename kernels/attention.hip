@@ -32,41 +32,93 @@ RF_DEV void load_query(const float* q, u32 dim, float scale, float* to, u32 thre
   for (u32 i = thread * 2; i < dim; i += threads * 2) *(f2*)(to + i) = *(const f2*)(q + i) * scale;
 }
 
-// Products of the rows' queries, D apart, with one key, N elements at once.
-template <class T, u32 N, u32 D, u32 R, u32 AHEAD> RF_DEV void dots(const T* key, const float* q, u32 dim, float* s) {
+// Products of the rows' queries, D apart, with one key, N elements at once of each half of it: the halves lie
+// in different lines of the cache, whose loads are to overlap.
+template <class T, u32 N, u32 D, u32 R> RF_DEV void dots(const T* key, const float* q, u32 dim, float* s) {
   typedef RF_VECTOR(T, N) Piece;
   typedef RF_VECTOR(float, N) Query;
-#pragma unroll AHEAD > 1 ? 2 : 1
-  for (u32 i = 0; i < dim; i += N) {
-    const Piece k = *(const Piece*)(key + i);
+  const u32 half = dim / 2;
+#pragma unroll 1
+  for (u32 i = 0; i < half; i += N) {
+    const Piece k[2] = {*(const Piece*)(key + i), *(const Piece*)(key + half + i)};
 #pragma unroll
-    for (u32 r = 0; r < R; r++) {
-      const Query x = *(const Query*)(q + r * D + i);
+    for (u32 h = 0; h < 2; h++)
 #pragma unroll
-      for (u32 j = 0; j < N; j++) s[r] = rf_fma(x[j], (float)k[j], s[r]);
+      for (u32 r = 0; r < R; r++) {
+        const Query x = *(const Query*)(q + r * D + h * half + i);
+#pragma unroll
+        for (u32 j = 0; j < N; j++) s[r] = rf_fma(x[j], (float)k[h][j], s[r]);
+      }
+  }
+}
+
+// Values of keys first .. first + N of a block, of the pairs that a lane has.
+template <class T, u32 D, u32 N> struct Values {
+  typedef RF_VECTOR(T, 2) Pair;
+  Pair x[N][D / 64];
+};
+
+// Those that no row sees weigh nothing, but 0 * NaN is not 0 and memory behind the last token is undefined: a
+// key that is seen, lo .. hi, stands in for them.
+template <class T, u32 D, u32 N>
+RF_DEV void load_values(const T* v, u32 dim, u32 first, u32 lo, u32 hi, Values<T, D, N>& to) {
+#pragma unroll
+  for (u32 i = 0; i < N; i++) {
+    const u32 at = first + i, seen = at < lo ? lo : at > hi ? hi : at;
+#pragma unroll
+    for (u32 j = 0; j < D / 64; j++) {
+      const u32 pair = 2 * lane() + 64 * j;
+      // Without a branch: lanes behind the end take what lane 0 has, and nobody looks at their result.
+      to.x[i][j] = *(const typename Values<T, D, N>::Pair*)(v + seen * dim + (pair < dim ? pair : 0));
     }
   }
 }
 
+template <class T, u32 D, u32 R, u32 N>
+RF_DEV void weigh(const Values<T, D, N>& values, const f4* p, u32 first, Rows<D, R>& rows) {
+#pragma unroll
+  for (u32 t = 0; t < N / 4; t++)
+#pragma unroll
+    for (u32 r = 0; r < R; r++) {
+      const f4 w = p[r * 8 + first / 4 + t];
+#pragma unroll
+      for (u32 j = 0; j < D / 64; j++)
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+          rows.acc[r][j][0] = rf_fma(w[i], (float)values.x[4 * t + i][j][0], rows.acc[r][j][0]);
+          rows.acc[r][j][1] = rf_fma(w[i], (float)values.x[4 * t + i][j][1], rows.acc[r][j][1]);
+        }
+    }
+}
+
 // Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
-// apart; p: R * 8 words, the team's own. With AHEAD above 2 the values of two pieces are on
-// their way together: where blocks of threads are few, that is what the time depends on.
+// apart; p: R * 8 words, the team's own. AHEAD values are loaded before the scores are known, and at once:
+// where blocks of threads are few, as in decode, waiting for memory is what takes time.
 template <class T, u32 D, u32 R, u32 AHEAD>
 RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
   const u64 block = layer.table[b];
   const u32 key = b * 32 + lane();
+  u32 last = 0;
+#pragma unroll
+  for (u32 r = 0; r < R; r++) last = rows.position[r] > last ? rows.position[r] : last;
+  const u32 first = first_visible(rows.position[0], layer.window);
+  const u32 lo = first > b * 32 ? first - b * 32 : 0, hi = last - b * 32 < 31 ? last - b * 32 : 31;
+  const T* v = global_at<const T>(block + layer.off_v);
+  Values<T, D, AHEAD> values;
+  u32 at = lo / AHEAD * AHEAD;
+  load_values(v, layer.head_dim_v, at, lo, hi, values);
+
   float s[R];
 #pragma unroll
   for (u32 r = 0; r < R; r++) s[r] = 0.f;
   const T* k = global_at<const T>(block + layer.off_k) + lane() * layer.head_dim;
-  if (layer.head_dim % 8 == 0) dots<T, 8, D, R, AHEAD>(k, q, layer.head_dim, s);
-  else dots<T, 2, D, R, AHEAD>(k, q, layer.head_dim, s);
+  if (layer.head_dim % 16 == 0) dots<T, 8, D, R>(k, q, layer.head_dim, s);
+  else if (layer.head_dim % 4 == 0) dots<T, 2, D, R>(k, q, layer.head_dim, s);
+  else dots<T, 1, D, R>(k, q, layer.head_dim, s);
 
-  u32 last = 0;
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
     const u32 position = rows.position[r];
-    last = position > last ? position : last;
     float score = s[r];
     if (layer.softcap != 0.f) score = layer.softcap * rf_tanh(score / layer.softcap);
     if (key > position || key < first_visible(position, layer.window)) score = -RF_INF;
@@ -82,32 +134,12 @@ RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<
   }
   team_sync();
 
-  // Four keys at once. Those that no row sees weigh nothing, but 0 * NaN is not 0 and memory behind
-  // the last token is undefined: a key that is seen stands in for them.
-  const u32 first = first_visible(rows.position[0], layer.window);
-  const u32 lo = first > b * 32 ? first - b * 32 : 0, hi = last - b * 32 < 31 ? last - b * 32 : 31;
-  typedef RF_VECTOR(T, 2) Pair;
-  const T* v = global_at<const T>(block + layer.off_v) + 2 * lane();
-#pragma unroll AHEAD > 2 ? 2 : 1
-  for (u32 t = lo / 4; t <= hi / 4; t++) {
-#pragma unroll
-    for (u32 j = 0; j < D / 64; j++) {
-      if (2 * lane() + 64 * j >= layer.head_dim_v) continue;
-      Pair x[4];
-#pragma unroll
-      for (u32 i = 0; i < 4; i++) {
-        const u32 at = 4 * t + i;
-        x[i] = *(const Pair*)(v + (at < lo ? lo : at > hi ? hi : at) * layer.head_dim_v + 64 * j);
-      }
-#pragma unroll
-      for (u32 r = 0; r < R; r++) {
-        const f4 w = p[r * 8 + t];
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-          rows.acc[r][j][0] = rf_fma(w[i], (float)x[i][0], rows.acc[r][j][0]);
-          rows.acc[r][j][1] = rf_fma(w[i], (float)x[i][1], rows.acc[r][j][1]);
-        }
-      }
+  weigh(values, p, at, rows);
+  if constexpr (AHEAD < 32) {
+#pragma unroll 1
+    for (at += AHEAD; at <= hi; at += AHEAD) {
+      load_values(v, layer.head_dim_v, at, lo, hi, values);
+      weigh(values, p, at, rows);
     }
   }
   team_sync();
@@ -128,6 +160,8 @@ template <u32 D> struct Split {
 template <class T, u32 D, u32 R>
 RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scale, float* part, u32 first, u32 n,
                        u32 n_split, const Split<D>& lds) {
+  // What fits into 32 registers, 16 with many rows.
+  constexpr u32 AHEAD = 16 * 256 / (D * (u32)sizeof(T) > 256 ? D * (u32)sizeof(T) : 256) / (R > 4 ? 2 : 1);
   Rows<D, R> rows;
   clear(rows);
 #pragma unroll
@@ -140,7 +174,7 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
   const u32 last = span.pos / 32, step = 4 * n_split;
 #pragma unroll 1
   for (u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team(); b <= last; b += step)
-    attend_block<T, D, R, (R > 4 ? 1 : 3)>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
+    attend_block<T, D, R, AHEAD>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
 
   // The teams' results together, four rows at once. This runs once: what its code's size costs is felt.
 #pragma unroll
@@ -327,7 +361,7 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
   team_sync();
   const u32 last = rows.position[R - 1] / 32;
   for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++)
-    attend_block<T, D, R, 2>(layer, b, own, p + team() * R * 8, rows);
+    attend_block<T, D, R, 4>(layer, b, own, p + team() * R * 8, rows);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {

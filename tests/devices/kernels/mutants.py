@@ -34,7 +34,7 @@ MUTANTS = [
     ("attention.hip", "(t * TOGETHER + r - start)", "(t * TOGETHER + r)", "attention"),
     ("attention.hip", "tid_x(), 128);\n  }\n  barrier();", "tid_x(), 128);\n  }", "attention"),
     ("attention.hip", "lane(), 32);\n  }\n  team_sync();", "lane(), 32);\n  }", "attention"),
-    ("attention.hip", "(at < lo ? lo : at > hi ? hi : at)", "at", "attention"),
+    ("attention.hip", "seen = at < lo ? lo : at > hi ? hi : at", "seen = at", "attention"),
     ("attention.hip", "if (i % 32 == 0) xd[to / 32]", "if (i == 0) xd[to / 32]", "attention"),
     ("paged.h", "position >= window ? position + 1 - window", "position >= window ? position - window", "attention"),
     ("attention.hip", "key > position ||", "key > position + 1 ||", "attention"),
