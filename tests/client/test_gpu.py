@@ -1,11 +1,15 @@
 """A daemon on a GPU: where models run and why, what comes back, and what a lost device costs."""
 
+import json
 import os
 import signal
+import socket
+import subprocess
 import unittest
 from pathlib import Path
 
 from cases import Case, wait_until
+from daemon import binaries
 from gpu import LIBRARY, needs_gpu, on_gpu
 
 GPU = "gpu gfx1100"
@@ -128,6 +132,50 @@ class Loss(Case):
         (pid,) = worker(daemon)
         daemon.kill()
         wait_until(lambda: not Path(f"/proc/{pid}").exists() or b"Z" in Path(f"/proc/{pid}/stat").read_bytes())
+
+
+@needs_gpu
+class Devices(Case):
+    def first_words(self, *args, **env):
+        """What a GPU worker says first."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = os.environ | {"ROCMFORGE_HIP_LIBRARY": LIBRARY} | {name: str(value) for name, value in env.items()}
+        command = [binaries() / "rocmforged", "gpu-worker", *args]
+        with ours, theirs, subprocess.Popen(command, stdin=theirs, env=env, stderr=subprocess.DEVNULL) as process:
+            theirs.close()
+            ours.settimeout(60)
+            said = json.loads(ours.recv(1 << 20))
+            ours.close()
+            process.wait(60)
+        return said
+
+    def test_a_device_that_is_set_aside_is_not_opened_and_the_next_one_is(self):
+        said = self.first_words("--index", "0")
+        pci = (said.get("Ready") or said["Unusable"])["pci"]
+        aside = self.first_words("--index", "0", "--skip", "0000:ff:00.0", "--skip", pci)["Unusable"]
+        self.assertIn("left alone", aside["reason"])
+        self.assertEqual(aside["pci"], pci)
+        if plants_faults():
+            # Only device "host" can be several.
+            aside = self.first_words("--index", "0", "--skip", pci, HOSTHIP_DEVICES=2)["Unusable"]
+            self.assertEqual(aside["count"], 2)
+            said = self.first_words("--index", "1", "--skip", pci, HOSTHIP_DEVICES=2)
+            self.assertNotIn("left alone", str(said))
+
+    def test_each_device_is_listed_with_its_address(self):
+        if not plants_faults():
+            self.skipTest("this test device is one only")
+        daemon = self.daemon(**on_gpu(HOSTHIP_DEVICES=2))
+        devices = {d["id"]: d for d in daemon.ask("devices")}
+        self.assertEqual(sorted(devices), ["cpu", "gpu0", "gpu1"])
+        self.assertNotEqual(devices["gpu0"]["pci"], devices["gpu1"]["pci"])
+        self.assertTrue(devices["gpu1"]["usable"])
+        daemon.stop()
+
+    def test_a_demanded_gpu_that_can_be_had_is_no_failure(self):
+        daemon = self.daemon(args=["--device", "gpu"], **on_gpu())
+        self.assertTrue(daemon.ask("devices")[0]["usable"])
+        daemon.stop()
 
 
 @needs_gpu
