@@ -91,12 +91,11 @@ RF_DEV void weigh(const Values<T, D, N>& values, const f4* p, u32 first, Rows<D,
     }
 }
 
-// Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
+// Adds block `b` of the cache, which lies at `block`, to the rows. In LDS: q, the rows' queries with scale and log2 e, D
 // apart; p: R * 8 words, the team's own. AHEAD values are loaded before the scores are known, and at once:
 // where blocks of threads are few, as in decode, waiting for memory is what takes time.
 template <class T, u32 D, u32 R, u32 AHEAD>
-RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
-  const u64 block = layer.table[b];
+RF_DEV void attend_block(const Layer& layer, u64 block, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
   const u32 key = b * 32 + lane();
   u32 last = 0;
 #pragma unroll
@@ -170,11 +169,17 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
     const float* from = q + (first + (r < n ? r : n - 1)) * layer.head_dim;
     load_query(from, layer.head_dim, scale, lds.queries + r * D, tid_x(), 128);
   }
-  barrier();
   const u32 last = span.pos / 32, step = 4 * n_split;
+  u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team();
+  // Addresses come one block ahead, the first with the queries.
+  u64 block = b <= last ? layer.table[b] : 0;
+  barrier();
 #pragma unroll 1
-  for (u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team(); b <= last; b += step)
-    attend_block<T, D, R, AHEAD>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
+  while (b <= last) {
+    const u64 next = b + step <= last ? layer.table[b + step] : 0;
+    attend_block<T, D, R, AHEAD>(layer, block, b, lds.queries, lds.p + team() * R * 8, rows);
+    block = next, b += step;
+  }
 
   // The teams' results together, four rows at once. This runs once: what its code's size costs is felt.
 #pragma unroll
@@ -361,7 +366,7 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
   team_sync();
   const u32 last = rows.position[R - 1] / 32;
   for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++)
-    attend_block<T, D, R, 4>(layer, b, own, p + team() * R * 8, rows);
+    attend_block<T, D, R, 4>(layer, layer.table[b], b, own, p + team() * R * 8, rows);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
