@@ -76,6 +76,7 @@ RF_DEV void load_values(const T* v, u32 dim, u32 first, u32 lo, u32 hi, Values<T
 
 template <class T, u32 D, u32 R, u32 N>
 RF_DEV void weigh(const Values<T, D, N>& values, const f4* p, u32 first, Rows<D, R>& rows) {
+  static_assert(N % 4 == 0, "weights are read by fours");
 #pragma unroll
   for (u32 t = 0; t < N / 4; t++)
 #pragma unroll
@@ -159,8 +160,9 @@ template <u32 D> struct Split {
 template <class T, u32 D, u32 R>
 RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scale, float* part, u32 first, u32 n,
                        u32 n_split, const Split<D>& lds) {
-  // What fits into 32 registers, 16 with many rows.
-  constexpr u32 AHEAD = 16 * 256 / (D * (u32)sizeof(T) > 256 ? D * (u32)sizeof(T) : 256) / (R > 4 ? 2 : 1);
+  // What fits into 32 registers, half of that with many rows or where a wave is two teams.
+  constexpr u32 BYTES = D * (u32)sizeof(T), FIT = 16 * 256 / (BYTES > 256 ? BYTES : 256);
+  constexpr u32 FEWER = (R > 4 ? 2 : 1) * (RF_WAVE / 32), AHEAD = FIT / FEWER < 4 ? 4 : FIT / FEWER;
   Rows<D, R> rows;
   clear(rows);
 #pragma unroll
