@@ -76,6 +76,7 @@ RF_DEV void load_values(const T* v, u32 dim, u32 first, u32 lo, u32 hi, Values<T
 
 template <class T, u32 D, u32 R, u32 N>
 RF_DEV void weigh(const Values<T, D, N>& values, const f4* p, u32 first, Rows<D, R>& rows) {
+  static_assert(N % 4 == 0, "weights are read by fours");
 #pragma unroll
   for (u32 t = 0; t < N / 4; t++)
 #pragma unroll
@@ -91,12 +92,11 @@ RF_DEV void weigh(const Values<T, D, N>& values, const f4* p, u32 first, Rows<D,
     }
 }
 
-// Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
+// Adds block `b` of the cache, which lies at `block`, to the rows. In LDS: q, the rows' queries with scale and log2 e, D
 // apart; p: R * 8 words, the team's own. AHEAD values are loaded before the scores are known, and at once:
 // where blocks of threads are few, as in decode, waiting for memory is what takes time.
 template <class T, u32 D, u32 R, u32 AHEAD>
-RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
-  const u64 block = layer.table[b];
+RF_DEV void attend_block(const Layer& layer, u64 block, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
   const u32 key = b * 32 + lane();
   u32 last = 0;
 #pragma unroll
@@ -160,8 +160,9 @@ template <u32 D> struct Split {
 template <class T, u32 D, u32 R>
 RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scale, float* part, u32 first, u32 n,
                        u32 n_split, const Split<D>& lds) {
-  // What fits into 32 registers, 16 with many rows.
-  constexpr u32 AHEAD = 16 * 256 / (D * (u32)sizeof(T) > 256 ? D * (u32)sizeof(T) : 256) / (R > 4 ? 2 : 1);
+  // What fits into 32 registers, half of that with many rows or where a wave is two teams.
+  constexpr u32 BYTES = D * (u32)sizeof(T), FIT = 16 * 256 / (BYTES > 256 ? BYTES : 256);
+  constexpr u32 FEWER = (R > 4 ? 2 : 1) * (RF_WAVE / 32), AHEAD = FIT / FEWER < 4 ? 4 : FIT / FEWER;
   Rows<D, R> rows;
   clear(rows);
 #pragma unroll
@@ -170,11 +171,17 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
     const float* from = q + (first + (r < n ? r : n - 1)) * layer.head_dim;
     load_query(from, layer.head_dim, scale, lds.queries + r * D, tid_x(), 128);
   }
-  barrier();
   const u32 last = span.pos / 32, step = 4 * n_split;
+  u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team();
+  // Addresses come one block ahead, the first with the queries.
+  u64 block = b <= last ? layer.table[b] : 0;
+  barrier();
 #pragma unroll 1
-  for (u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team(); b <= last; b += step)
-    attend_block<T, D, R, AHEAD>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
+  while (b <= last) {
+    const u64 next = b + step <= last ? layer.table[b + step] : 0;
+    attend_block<T, D, R, AHEAD>(layer, block, b, lds.queries, lds.p + team() * R * 8, rows);
+    block = next, b += step;
+  }
 
   // The teams' results together, four rows at once. This runs once: what its code's size costs is felt.
 #pragma unroll
@@ -361,7 +368,7 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
   team_sync();
   const u32 last = rows.position[R - 1] / 32;
   for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++)
-    attend_block<T, D, R, 4>(layer, b, own, p + team() * R * 8, rows);
+    attend_block<T, D, R, 4>(layer, layer.table[b], b, own, p + team() * R * 8, rows);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {

@@ -32,7 +32,7 @@ MUTANTS = [
     ("attention.hip", "to[D + 1] = sum;\n    }\n    barrier();", "to[D + 1] = sum;\n    }", "attention"),
     ("attention.hip", "rows.acc[start + r][j];\n    barrier();", "rows.acc[start + r][j];", "attention"),
     ("attention.hip", "(t * TOGETHER + r - start)", "(t * TOGETHER + r)", "attention"),
-    ("attention.hip", "tid_x(), 128);\n  }\n  barrier();", "tid_x(), 128);\n  }", "attention"),
+    ("attention.hip", "layer.table[b] : 0;\n  barrier();", "layer.table[b] : 0;", "attention"),
     ("attention.hip", "lane(), 32);\n  }\n  team_sync();", "lane(), 32);\n  }", "attention"),
     ("attention.hip", "seen = at < lo ? lo : at > hi ? hi : at", "seen = at", "attention"),
     ("attention.hip", "if (i % 32 == 0) xd[to / 32]", "if (i == 0) xd[to / 32]", "attention"),

@@ -83,6 +83,8 @@ class Attention(KernelTest):
         for dtype in (np.float16, np.float32):
             for n_head, n_head_kv in [(1, 1), (4, 4), (4, 2), (6, 2), (7, 1), (16, 2), (9, 1), (17, 1)]:
                 self.decode(dtype, n_head, n_head_kv, 64, 64, [1, 33, 200], 2)
+            for dim in (128, 256):
+                self.decode(dtype, 7, 1, dim, dim, [3, 150], 1)
 
     def test_decode_sizes(self):
         for dtype in (np.float16, np.float32):
