@@ -176,7 +176,7 @@ fn keys_are_rotated_on_the_way_to_the_cache() {
     let fused = lowered(&plan(GgmlType::Q4_0)).segments[0].modes[4].clone();
     let store = fused.iter().find(|l| l.kernel == "rope_store_f16").expect("one");
     assert_eq!(store.args[..3], [2, 3, 4].map(|i| buffer(BufId(i))));
-    assert_eq!(store.args[8..14], [2, 1, 16, 16, 4, 0].map(Arg::U32));
+    assert_eq!(store.args[8..14], [2, 1, 16, 16, 4, 1].map(Arg::U32));
     assert_eq!(store.grid, [Extent::each(Dim::Rows), Extent::Fixed(4), Extent::Fixed(1)]);
     // Somebody reads the rotated keys, or they are rotated otherwise.
     let alone = ["rope", "rope", "store_f16"];
