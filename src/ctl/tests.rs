@@ -94,9 +94,9 @@ fn detail(id: &str) -> Response {
     .into_response()
 }
 
-fn planned(id: &String) -> Planned {
+fn planned(id: &str) -> Planned {
     Planned {
-        id: id.clone(),
+        id: id.to_owned(),
         outcome: Outcome::Evicts,
         reason: "it fits".into(),
         device: Some("gpu0".into()),
@@ -191,7 +191,7 @@ fn router() -> Router {
         .route("/admin/v1/models", get(async || Json(all)))
         .route(
             "/admin/v1/plan",
-            post(async |Json(r): Json<PlanRequest>| Json(r.models.iter().map(planned).collect::<Vec<_>>())),
+            post(async |Json(r): Json<PlanRequest>| Json(r.models.iter().map(|id| planned(id)).collect::<Vec<_>>())),
         )
         .route("/admin/v1/models/load", post(async |Json(r): Json<Value>| load(&r)))
         .route("/admin/v1/models/{id}", get(async |Path(id): Path<String>| detail(&id)))
