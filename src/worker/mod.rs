@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::backend::hip::device::Device;
@@ -45,6 +45,15 @@ impl Worker {
     }
 }
 
+/// A terminal's Ctrl-C and a service's stop reach the whole group, this process too: it must live until
+/// the daemon has finished its requests. Threads that are started later inherit the mask.
+fn keep_signals_away() {
+    let stops = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    let mask: SigSet = stops.into_iter().collect();
+    // Cannot fail for these; if it did, a stop would only be less orderly.
+    let _ = mask.thread_block();
+}
+
 /// Ends the process now: an orderly exit would wait for a runtime that may hang.
 fn end() -> ! {
     let _ = kill(Pid::this(), Signal::SIGKILL);
@@ -54,6 +63,7 @@ fn end() -> ! {
 /// Runs the worker for device `index` of those the runtime shows, until the daemon's end of the
 /// socket closes. A device at one of the PCI addresses `skip` is left alone.
 pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
+    keep_signals_away();
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"))?;
     let wire = Wire::from_fd(stdin);
     let (device, kernels) = match open(index, skip) {

@@ -125,6 +125,18 @@ class Loss(Case):
         self.assertEqual(daemon.complete("qwen2"), text)
         daemon.stop()
 
+    def test_a_stop_that_reaches_the_worker_too_finishes_what_runs(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu())
+        connection, answer = daemon.stream("qwen2", max_tokens=60, logit_bias={"1": -100})
+        self.addCleanup(connection.close)
+        answer.readline()
+        (pid,) = worker(daemon)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+        daemon.stop()
+        self.assertIn("[DONE]", answer.read().decode())
+
     def test_the_worker_goes_when_the_daemon_is_killed(self):
         self.put("qwen2")
         daemon = self.daemon(**on_gpu())
