@@ -28,43 +28,97 @@ template <u32 D, u32 R> RF_DEV void clear(Rows<D, R>& rows) {
 
 // Copies a row's query to LDS, times `scale`, by `threads` threads.
 RF_DEV void load_query(const float* q, u32 dim, float scale, float* to, u32 thread, u32 threads) {
+#pragma unroll 1
   for (u32 i = thread * 2; i < dim; i += threads * 2) *(f2*)(to + i) = *(const f2*)(q + i) * scale;
 }
 
-// Products of the rows' queries, D apart, with one key, N elements at once.
+// Products of the rows' queries, D apart, with one key, N elements at once of each half of it: the halves lie
+// in different lines of the cache, whose loads are to overlap.
 template <class T, u32 N, u32 D, u32 R> RF_DEV void dots(const T* key, const float* q, u32 dim, float* s) {
   typedef RF_VECTOR(T, N) Piece;
   typedef RF_VECTOR(float, N) Query;
-#pragma unroll R > 4 ? 1 : 2
-  for (u32 i = 0; i < dim; i += N) {
-    const Piece k = *(const Piece*)(key + i);
+  const u32 half = dim / 2;
+#pragma unroll 1
+  for (u32 i = 0; i < half; i += N) {
+    const Piece k[2] = {*(const Piece*)(key + i), *(const Piece*)(key + half + i)};
 #pragma unroll
-    for (u32 r = 0; r < R; r++) {
-      const Query x = *(const Query*)(q + r * D + i);
+    for (u32 h = 0; h < 2; h++)
 #pragma unroll
-      for (u32 j = 0; j < N; j++) s[r] = rf_fma(x[j], (float)k[j], s[r]);
+      for (u32 r = 0; r < R; r++) {
+        const Query x = *(const Query*)(q + r * D + h * half + i);
+#pragma unroll
+        for (u32 j = 0; j < N; j++) s[r] = rf_fma(x[j], (float)k[h][j], s[r]);
+      }
+  }
+}
+
+// Values of keys first .. first + N of a block, of the pairs that a lane has.
+template <class T, u32 D, u32 N> struct Values {
+  typedef RF_VECTOR(T, 2) Pair;
+  Pair x[N][D / 64];
+};
+
+// Those that no row sees weigh nothing, but 0 * NaN is not 0 and memory behind the last token is undefined: a
+// key that is seen, lo .. hi, stands in for them.
+template <class T, u32 D, u32 N>
+RF_DEV void load_values(const T* v, u32 dim, u32 first, u32 lo, u32 hi, Values<T, D, N>& to) {
+#pragma unroll
+  for (u32 i = 0; i < N; i++) {
+    const u32 at = first + i, seen = at < lo ? lo : at > hi ? hi : at;
+#pragma unroll
+    for (u32 j = 0; j < D / 64; j++) {
+      const u32 pair = 2 * lane() + 64 * j;
+      // Without a branch: lanes behind the end take what lane 0 has, and nobody looks at their result.
+      to.x[i][j] = *(const typename Values<T, D, N>::Pair*)(v + seen * dim + (pair < dim ? pair : 0));
     }
   }
 }
 
-// Adds block `b` of the cache to the rows. In LDS: q, the rows' queries with scale and log2 e, D
-// apart; p: R * 8 words, the team's own.
-template <class T, u32 D, u32 R>
-RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
-  const u64 block = layer.table[b];
+template <class T, u32 D, u32 R, u32 N>
+RF_DEV void weigh(const Values<T, D, N>& values, const f4* p, u32 first, Rows<D, R>& rows) {
+  static_assert(N % 4 == 0, "weights are read by fours");
+#pragma unroll
+  for (u32 t = 0; t < N / 4; t++)
+#pragma unroll
+    for (u32 r = 0; r < R; r++) {
+      const f4 w = p[r * 8 + first / 4 + t];
+#pragma unroll
+      for (u32 j = 0; j < D / 64; j++)
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+          rows.acc[r][j][0] = rf_fma(w[i], (float)values.x[4 * t + i][j][0], rows.acc[r][j][0]);
+          rows.acc[r][j][1] = rf_fma(w[i], (float)values.x[4 * t + i][j][1], rows.acc[r][j][1]);
+        }
+    }
+}
+
+// Adds block `b` of the cache, which lies at `block`, to the rows. In LDS: q, the rows' queries with scale and log2 e, D
+// apart; p: R * 8 words, the team's own. AHEAD values are loaded before the scores are known, and at once:
+// where blocks of threads are few, as in decode, waiting for memory is what takes time.
+template <class T, u32 D, u32 R, u32 AHEAD>
+RF_DEV void attend_block(const Layer& layer, u64 block, u32 b, const float* q, f4* p, Rows<D, R>& rows) {
   const u32 key = b * 32 + lane();
+  u32 last = 0;
+#pragma unroll
+  for (u32 r = 0; r < R; r++) last = rows.position[r] > last ? rows.position[r] : last;
+  const u32 first = first_visible(rows.position[0], layer.window);
+  const u32 lo = first > b * 32 ? first - b * 32 : 0, hi = last - b * 32 < 31 ? last - b * 32 : 31;
+  const T* v = global_at<const T>(block + layer.off_v);
+  Values<T, D, AHEAD> values;
+  u32 at = lo / AHEAD * AHEAD;
+  load_values(v, layer.head_dim_v, at, lo, hi, values);
+
   float s[R];
 #pragma unroll
   for (u32 r = 0; r < R; r++) s[r] = 0.f;
   const T* k = global_at<const T>(block + layer.off_k) + lane() * layer.head_dim;
-  if (layer.head_dim % 8 == 0) dots<T, 8, D, R>(k, q, layer.head_dim, s);
-  else dots<T, 2, D, R>(k, q, layer.head_dim, s);
+  if (layer.head_dim % 16 == 0) dots<T, 8, D, R>(k, q, layer.head_dim, s);
+  else if (layer.head_dim % 4 == 0) dots<T, 2, D, R>(k, q, layer.head_dim, s);
+  else dots<T, 1, D, R>(k, q, layer.head_dim, s);
 
-  u32 last = 0;
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
     const u32 position = rows.position[r];
-    last = position > last ? position : last;
     float score = s[r];
     if (layer.softcap != 0.f) score = layer.softcap * rf_tanh(score / layer.softcap);
     if (key > position || key < first_visible(position, layer.window)) score = -RF_INF;
@@ -80,31 +134,12 @@ RF_DEV void attend_block(const Layer& layer, u32 b, const float* q, f4* p, Rows<
   }
   team_sync();
 
-  // Four keys at once. Those that no row sees weigh nothing, but 0 * NaN is not 0 and memory behind
-  // the last token is undefined: a key that is seen stands in for them.
-  const u32 first = first_visible(rows.position[0], layer.window);
-  const u32 lo = first > b * 32 ? first - b * 32 : 0, hi = last - b * 32 < 31 ? last - b * 32 : 31;
-  typedef RF_VECTOR(T, 2) Pair;
-  const T* v = global_at<const T>(block + layer.off_v) + 2 * lane();
-  for (u32 t = lo / 4; t <= hi / 4; t++) {
-#pragma unroll
-    for (u32 j = 0; j < D / 64; j++) {
-      if (2 * lane() + 64 * j >= layer.head_dim_v) continue;
-      Pair x[4];
-#pragma unroll
-      for (u32 i = 0; i < 4; i++) {
-        const u32 at = 4 * t + i;
-        x[i] = *(const Pair*)(v + (at < lo ? lo : at > hi ? hi : at) * layer.head_dim_v + 64 * j);
-      }
-#pragma unroll
-      for (u32 r = 0; r < R; r++) {
-        const f4 w = p[r * 8 + t];
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-          rows.acc[r][j][0] = rf_fma(w[i], (float)x[i][0], rows.acc[r][j][0]);
-          rows.acc[r][j][1] = rf_fma(w[i], (float)x[i][1], rows.acc[r][j][1]);
-        }
-      }
+  weigh(values, p, at, rows);
+  if constexpr (AHEAD < 32) {
+#pragma unroll 1
+    for (at += AHEAD; at <= hi; at += AHEAD) {
+      load_values(v, layer.head_dim_v, at, lo, hi, values);
+      weigh(values, p, at, rows);
     }
   }
   team_sync();
@@ -117,7 +152,7 @@ template <u32 D> struct Split {
   float* queries;      // [8][D]
   f4* p;               // [4][8][8]
   float *tops, *sums;  // [4][8]
-  f2* accs;            // [4][D / 2]
+  f2* accs;            // [4][4][D / 2]
 };
 
 // Leaves rows first .. first + n of the heads of a token in `part`, [n_head][n_split][D + 2]: the
@@ -125,6 +160,9 @@ template <u32 D> struct Split {
 template <class T, u32 D, u32 R>
 RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scale, float* part, u32 first, u32 n,
                        u32 n_split, const Split<D>& lds) {
+  // What fits into 32 registers, half of that with many rows or where a wave is two teams.
+  constexpr u32 BYTES = D * (u32)sizeof(T), FIT = 16 * 256 / (BYTES > 256 ? BYTES : 256);
+  constexpr u32 FEWER = (R > 4 ? 2 : 1) * (RF_WAVE / 32), AHEAD = FIT / FEWER < 4 ? 4 : FIT / FEWER;
   Rows<D, R> rows;
   clear(rows);
 #pragma unroll
@@ -133,34 +171,51 @@ RF_DEV void split_rows(const Layer& layer, Span span, const float* q, float scal
     const float* from = q + (first + (r < n ? r : n - 1)) * layer.head_dim;
     load_query(from, layer.head_dim, scale, lds.queries + r * D, tid_x(), 128);
   }
-  barrier();
   const u32 last = span.pos / 32, step = 4 * n_split;
-  for (u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team(); b <= last; b += step)
-    attend_block<T, D, R>(layer, b, lds.queries, lds.p + team() * R * 8, rows);
+  u32 b = first_visible(span.pos, layer.window) / 32 + bid_z() * 4 + team();
+  // Addresses come one block ahead, the first with the queries.
+  u64 block = b <= last ? layer.table[b] : 0;
+  barrier();
+#pragma unroll 1
+  while (b <= last) {
+    const u64 next = b + step <= last ? layer.table[b + step] : 0;
+    attend_block<T, D, R, AHEAD>(layer, block, b, lds.queries, lds.p + team() * R * 8, rows);
+    block = next, b += step;
+  }
 
+  // The teams' results together, four rows at once. This runs once: what its code's size costs is felt.
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
     const float sum = team_sum(rows.sum[r]);
     if (lane() == 0) lds.tops[team() * R + r] = rows.top[r], lds.sums[team() * R + r] = sum;
   }
-  barrier();
+  constexpr u32 TOGETHER = R > 4 ? 4 : R;
 #pragma unroll
-  for (u32 r = 0; r < R; r++) {
-    float top = lds.tops[r], sum = 0.f;
+  for (u32 start = 0; start < R; start += TOGETHER) {
 #pragma unroll
-    for (u32 t = 1; t < 4; t++) top = rf_max(top, lds.tops[t * R + r]);
-    const float base = top == -RF_INF ? 0.f : top;
+    for (u32 r = 0; r < TOGETHER; r++)
 #pragma unroll
-    for (u32 t = 0; t < 4; t++) sum = rf_fma(lds.sums[t * R + r], rf_exp2(lds.tops[t * R + r] - base), sum);
-    const float shrink = rf_exp2(rows.top[r] - base);
-#pragma unroll
-    for (u32 j = 0; j < D / 64; j++) lds.accs[team() * D / 2 + lane() + 32 * j] = rows.acc[r][j] * shrink;
+      for (u32 j = 0; j < D / 64; j++)
+        lds.accs[(team() * TOGETHER + r) * (D / 2) + lane() + 32 * j] = rows.acc[start + r][j];
     barrier();
-    float* to = part + ((u64)(first + r) * n_split + bid_z()) * (D + 2);
-    const u32 i = tid_x();
-    if (r < n && 2 * i < layer.head_dim_v)
-      *(f2*)(to + 2 * i) = (lds.accs[i] + lds.accs[D / 2 + i]) + (lds.accs[D + i] + lds.accs[D / 2 * 3 + i]);
-    if (r < n && i == 0) to[D] = top, to[D + 1] = sum;
+    const u32 end = n < start + TOGETHER ? n : start + TOGETHER, i = tid_x();
+#pragma unroll 1
+    for (u32 r = start; r < end; r++) {
+      float top = lds.tops[r], sum = 0.f;
+#pragma unroll
+      for (u32 t = 1; t < 4; t++) top = rf_max(top, lds.tops[t * R + r]);
+      const float base = top == -RF_INF ? 0.f : top;
+      f2 acc = {0.f, 0.f};
+#pragma unroll
+      for (u32 t = 0; t < 4; t++) {
+        const float share = rf_exp2(lds.tops[t * R + r] - base);
+        sum = rf_fma(lds.sums[t * R + r], share, sum);
+        if (2 * i < layer.head_dim_v) acc += lds.accs[(t * TOGETHER + r - start) * (D / 2) + i] * share;
+      }
+      float* to = part + ((u64)(first + r) * n_split + bid_z()) * (D + 2);
+      if (2 * i < layer.head_dim_v) *(f2*)(to + 2 * i) = acc;
+      if (i == 0) to[D] = top, to[D + 1] = sum;
+    }
     barrier();
   }
 }
@@ -173,7 +228,7 @@ RF_DEV void split(const float* q, float* part, const Span* spans, const u64* tab
   RF_SHARED(f4, p, 4 * 8 * 8);
   RF_SHARED(float, tops, 4 * 8);
   RF_SHARED(float, sums, 4 * 8);
-  RF_SHARED(f2, accs, 2 * D);
+  RF_SHARED(f2, accs, 8 * D);
   const Split<D> lds = {(float*)queries, p, tops, sums, accs};
   const Span span = spans[bid_x()];
   const u32 group = n_head / n_head_kv, head = bid_y();
@@ -243,6 +298,47 @@ ATTEND_COMBINE(attend_combine_64, 64)
 ATTEND_COMBINE(attend_combine_128, 128)
 ATTEND_COMBINE(attend_combine_256, 256)
 
+// The same, with the result's codes for the product that follows. Four elements a thread, so that eight neighbours
+// have the 32 of a scale; head_dim_v is a multiple of 32.
+template <u32 D>
+RF_DEV void combine_q8(const float* part, float* out, i8* xq, f2* xd, u32 n_head, u32 head_dim_v, u32 n_split) {
+  const u64 row = (u64)bid_x() * n_head + bid_y();
+  const u32 i = 4 * tid_x(), at = i < head_dim_v ? i : 0;
+  part += row * n_split * (D + 2);
+  float top = -RF_INF;
+#pragma unroll 1
+  for (u32 s = lane(); s < n_split; s += 32) top = rf_max(top, part[s * (D + 2) + D]);
+  top = team_max(top);
+  float sum = 0.f;
+  f4 acc = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll 4
+  for (u32 s = 0; s < n_split; s++) {
+    const float* from = part + s * (D + 2);
+    const float weight = rf_exp2(from[D] - top);
+    sum = rf_fma(weight, from[D + 1], sum);
+    const f2 low = *(const f2*)(from + at), high = *(const f2*)(from + at + 2);
+    acc += (f4){low[0], low[1], high[0], high[1]} * weight;
+  }
+  acc /= sum;
+  // Whole teams take part; what threads behind the end have stays in groups of their own.
+  const Q8 q = q8_quantize(acc);
+  if (i >= head_dim_v) return;
+  const u64 to = row * head_dim_v + i;
+  *(f4*)(out + to) = acc;
+  *(u32*)(xq + to) = q.q;
+  if (i % 32 == 0) xd[to / 32] = (f2){q.d, q.s};
+}
+
+#define ATTEND_COMBINE_Q8(name, D)                                                                               \
+  RF_KERNEL RF_BOUNDS(64) void name(const float* part, float* out, i8* xq, f2* xd, u32 n_head, u32 head_dim_v,   \
+                                    u32 n_split) {                                                               \
+    combine_q8<D>(part, out, xq, xd, n_head, head_dim_v, n_split);                                               \
+  }                                                                                                              \
+  RF_REGISTER(name)
+ATTEND_COMBINE_Q8(attend_combine_q8_64, 64)
+ATTEND_COMBINE_Q8(attend_combine_q8_128, 128)
+ATTEND_COMBINE_Q8(attend_combine_q8_256, 256)
+
 // ---- Prefill: tiles of 16 neighbouring tokens of a span, four a team --------------------------
 
 template <class T, u32 D>
@@ -272,7 +368,7 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
   team_sync();
   const u32 last = rows.position[R - 1] / 32;
   for (u32 b = first_visible(rows.position[0], window) / 32; b <= last; b++)
-    attend_block<T, D, R>(layer, b, own, p + team() * R * 8, rows);
+    attend_block<T, D, R, 4>(layer, layer.table[b], b, own, p + team() * R * 8, rows);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {

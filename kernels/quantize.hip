@@ -2,7 +2,9 @@
 // prelude.h), alone or right after the RMS norm that most products follow. A block converts one row.
 #include "quant/words.h"
 
-// Elements first .. first + 3 of a row of k, zeros behind its end. The row may start at any float.
+// Elements first .. first + 3 of a row of k, zeros behind its end. The row may start at any float, but rows of whole
+// groups of 32 start on 16 bytes.
+RF_DEV f4 whole_four(const float* x, u32 first, u32 k) { return first < k ? *(const f4*)(x + first) : (f4)(0.f); }
 RF_DEV f4 four(const float* x, u32 first, u32 k) {
   if (first + 4 <= k) return __builtin_bit_cast(f4, words<4, 4>((const u8*)(x + first)));
   f4 v = {0, 0, 0, 0};
@@ -24,13 +26,12 @@ RF_DEV void put_q8(Q8 v, i8* xq, f2* xd, u32 i, u32 k) {
   if (i % 32 == 0) xd[i / 32] = f2{v.d, v.s};
 }
 
+// Grid (rows, k / 1024, rounded up): long rows are shared, since a block would wait for memory again and again.
 RF_KERNEL RF_BOUNDS(256) void quantize_q8(const float* x, i8* xq, f2* xd, u32 k) {
   const u64 row = bid_x();
   // Teams stay together, as q8_quantize needs: lanes behind the end have zeros.
-  for (u32 first = team() * 128; first < k; first += 1024) {
-    const u32 i = first + lane() * 4;
-    put_q8(q8_quantize(four(x + row * k, i, k)), xq + row * k, xd + row * (k / 32), i, k);
-  }
+  const u32 i = bid_y() * 1024 + tid_x() * 4;
+  put_q8(q8_quantize(whole_four(x + row * k, i, k)), xq + row * k, xd + row * (k / 32), i, k);
 }
 RF_REGISTER(quantize_q8)
 
@@ -59,17 +60,40 @@ RF_KERNEL RF_BOUNDS(256) void norm_rms_q8(const float* x, const float* w, float*
                                           float eps) {
   RF_SHARED(float, scratch, 8);
   const u64 row = bid_x();
-  float sum = 0.f;
-  for (u32 i = tid_x() * 4; i < k; i += 1024) sum += squares(four(x + row * k, i, k));
-  const float factor = rf_rsqrt(block_sum<8>(sum, scratch) / (float)k + eps);
-  for (u32 first = team() * 128; first < k; first += 1024) {
-    const u32 i = first + lane() * 4;
-    const f4 y = weighted(four(x + row * k, i, k) * factor, w, i, k);
-    if (out && i < k) {
+  // A strip's loads are on their way together; a row of one strip is read once.
+  constexpr u32 STRIP = 4096;
+  f4 v[4], factors[4];
+  const auto load = [&](u32 base) {
 #pragma unroll
-      for (u32 j = 0; j < 4; j++) out[row * k + i + j] = y[j];
+    for (u32 j = 0; j < 4; j++) {
+      const u32 i = base + j * 1024 + tid_x() * 4;
+      v[j] = whole_four(x + row * k, i, k);
+      factors[j] = w ? whole_four(w, i, k) : (f4)(1.f);
     }
-    put_q8(q8_quantize(y), xq + row * k, xd + row * (k / 32), i, k);
+  };
+  float sum = 0.f;
+#pragma unroll 1
+  for (u32 base = 0; base < k; base += STRIP) {
+    load(base);
+#pragma unroll
+    for (u32 j = 0; j < 4; j++) sum += squares(v[j]);
+  }
+  const float factor = rf_rsqrt(block_sum<8>(sum, scratch) / (float)k + eps);
+#pragma unroll 1
+  for (u32 base = 0; base < k; base += STRIP) {
+    if (k > STRIP) load(base);
+#pragma unroll
+    for (u32 j = 0; j < 4; j++) {
+      // Teams stay together here, too.
+      const u32 i = base + j * 1024 + tid_x() * 4;
+      if (base + j * 1024 + team() * 128 >= k) break;
+      const f4 y = v[j] * factor * factors[j];
+      if (out && i < k) {
+#pragma unroll
+        for (u32 n = 0; n < 4; n++) out[row * k + i + n] = y[n];
+      }
+      put_q8(q8_quantize(y), xq + row * k, xd + row * (k / 32), i, k);
+    }
   }
 }
 RF_REGISTER(norm_rms_q8)

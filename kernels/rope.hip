@@ -1,4 +1,4 @@
-// Rotary position embedding (Su et al. 2021) of the heads of a matrix, in place.
+// Rotary position embedding (Su et al. 2021) of the heads of a matrix: in place, or on the way to the cache.
 #include "prelude.h"
 
 // Sine and cosine of `turns` revolutions, |turns| at most about one: an eighth of a turn around the
@@ -22,20 +22,63 @@ RF_DEV float fraction(f2 frequency, float position) {
   return (product - rf_round(product)) + rf_fma(frequency[1], position, rest);
 }
 
-// x: [n_tokens][n_head][head_dim]; freqs: [n_rot / 2] turns a position; pairs = 0: (i, i + n_rot/2),
-// 1: (2i, 2i + 1). Positions are below 2^24. Grid (n_tokens, n_head).
-RF_KERNEL RF_BOUNDS(64) void rope(float* x, const u32* positions, const f2* freqs, u32 head_dim, u32 n_rot, u32 n_head,
-                                  u32 pairs, float mscale) {
-  const float position = (float)positions[bid_x()];
-  float* head = x + ((u64)bid_x() * n_head + bid_y()) * head_dim;
+// Rotates a head: `to` may be `from`. pairs = 0: (i, i + n_rot/2), 1: (2i, 2i + 1).
+template <class T>
+RF_DEV void rotate(const float* from, T* to, float position, const f2* freqs, u32 n_rot, u32 pairs, float mscale) {
   const u32 half = n_rot / 2;
   for (u32 i = tid_x(); i < half; i += 64) {
     const f2 turn = sin_cos(fraction(freqs[i], position)) * mscale;
-    float* a = head + (pairs ? 2 * i : i);
-    float* b = pairs ? a + 1 : a + half;
-    const float u = *a, v = *b;
-    *a = rf_fma(u, turn[1], -(v * turn[0]));
-    *b = rf_fma(u, turn[0], v * turn[1]);
+    const u32 a = pairs ? 2 * i : i, b = pairs ? a + 1 : a + half;
+    const float u = from[a], v = from[b];
+    to[a] = (T)rf_fma(u, turn[1], -(v * turn[0]));
+    to[b] = (T)rf_fma(u, turn[0], v * turn[1]);
   }
 }
+
+// x: [n_tokens][n_head][head_dim]; freqs: [n_rot / 2] turns a position. Positions are below 2^24.
+// Grid (n_tokens, n_head).
+RF_KERNEL RF_BOUNDS(64) void rope(float* x, const u32* positions, const f2* freqs, u32 head_dim, u32 n_rot, u32 n_head,
+                                  u32 pairs, float mscale) {
+  float* head = x + ((u64)bid_x() * n_head + bid_y()) * head_dim;
+  rotate(head, head, (float)positions[bid_x()], freqs, n_rot, pairs, mscale);
+}
 RF_REGISTER(rope)
+
+// Queries in place; keys and values to the cache, as store.hip does it, keys rotated on the way.
+// Grid (n_tokens, n_head + 2 n_head_kv): a block a head.
+template <class T>
+RF_DEV void rope_store(float* q, const float* k, const float* v, const u32* positions, const f2* freqs,
+                       const u64* slots, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v,
+                       u32 n_rot, u32 pairs, float mscale) {
+  const u64 token = bid_x();
+  const u32 position = positions[token], at = position % 32;
+  u32 head = bid_y();
+  if (head < n_head) {
+    float* own = q + (token * n_head + head) * head_dim;
+    return rotate(own, own, (float)position, freqs, n_rot, pairs, mscale);
+  }
+  head -= n_head;
+  const u64 block = slots[token];
+  if (head < n_head_kv) {
+    const float* from = k + (token * n_head_kv + head) * head_dim;
+    T* to = global_at<T>(block + off_k) + (head * 32 + at) * head_dim;
+    rotate(from, to, (float)position, freqs, n_rot, pairs, mscale);
+    for (u32 i = n_rot + tid_x(); i < head_dim; i += 64) to[i] = (T)from[i];
+  } else {
+    head -= n_head_kv;
+    const float* from = v + (token * n_head_kv + head) * head_dim_v;
+    T* to = global_at<T>(block + off_v) + (head * 32 + at) * head_dim_v;
+    for (u32 i = tid_x(); i < head_dim_v; i += 64) to[i] = (T)from[i];
+  }
+}
+
+#define ROPE_STORE(name, T)                                                                                           \
+  RF_KERNEL RF_BOUNDS(64) void name(float* q, const float* k, const float* v, const u32* positions, const f2* freqs,  \
+                                    const u64* slots, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, \
+                                    u32 head_dim_v, u32 n_rot, u32 pairs, float mscale) {                             \
+    rope_store<T>(q, k, v, positions, freqs, slots, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, n_rot,     \
+                  pairs, mscale);                                                                                     \
+  }                                                                                                                   \
+  RF_REGISTER(name)
+ROPE_STORE(rope_store_f16, f16)
+ROPE_STORE(rope_store_f32, float)

@@ -106,6 +106,12 @@ pub enum Verb {
     Bench(Bench),
     /// Ask a model; without a prompt, a conversation
     Run(Run),
+    /// What keeps models from the GPUs, and how to mend it; works without the daemon
+    Doctor {
+        /// Look at the machine whose files lie below this folder
+        #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+        root: PathBuf,
+    },
 }
 
 /// `load`

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod doctor;
 mod failure;
 mod human;
 mod load;
@@ -23,19 +24,20 @@ use client::{Client, body, segment, typed};
 pub use failure::Failure;
 use output::Output;
 
+use crate::probe::doctor::Build;
 use crate::proto::admin::{
     BenchRequest, Decision, EvictRequest, Model, ModelDetail, ModelStats, PlanRequest, Planned, Reloaded,
 };
 
-/// `forgectl`, from its command line to its exit status.
-pub fn main() -> ExitCode {
+/// `forgectl`, from its command line to its exit status; `build` is what this binary has for GPUs.
+pub fn main(build: Build) -> ExitCode {
     let mut cli = Cli::parse();
     let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
     let uid = nix::unistd::geteuid().as_raw();
     let client = Client::new(client::find(cli.socket.take(), runtime_dir.as_deref(), uid));
     let mut out = Output::new(cli.json);
     let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(within(&cli, &client, &mut out)),
+        Ok(runtime) => runtime.block_on(within(&cli, &client, build, &mut out)),
         Err(e) => Err(Failure::Refused(format!("cannot start: {e}"))),
     };
     match result {
@@ -48,15 +50,15 @@ pub fn main() -> ExitCode {
 }
 
 /// Does the verb, within `--timeout` if there is one.
-async fn within(cli: &Cli, client: &Client, out: &mut Output) -> Result<(), Failure> {
-    let verb = verb(&cli.verb, client, out);
+async fn within(cli: &Cli, client: &Client, build: Build, out: &mut Output) -> Result<(), Failure> {
+    let verb = verb(&cli.verb, client, build, out);
     match cli.timeout {
         None => verb.await,
         Some(t) => tokio::time::timeout(t, verb).await.unwrap_or(Err(Failure::Timeout(t.as_secs()))),
     }
 }
 
-async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Failure> {
+async fn verb(verb: &Verb, client: &Client, build: Build, out: &mut Output) -> Result<(), Failure> {
     let (get, post) = (Method::GET, Method::POST);
     let of = |model: &str, verb: &str| format!("/admin/v1/models/{}{verb}", segment(model));
     match verb {
@@ -168,6 +170,7 @@ async fn verb(verb: &Verb, client: &Client, out: &mut Output) -> Result<(), Fail
             print(out, answer, |b| render::bench(&b))
         }
         Verb::Run(r) => run::run(client, r, out).await,
+        Verb::Doctor { root } => doctor::run(client, build, root, out).await,
     }
 }
 

@@ -223,7 +223,10 @@ pub fn devices(all: &[Device]) -> String {
     let mut out = String::new();
     for d in all {
         out += &format!("{}: {}\n  {}\n", d.id, clean(&d.description), clean(&d.reason));
-        out += &format!("  {} of {} reserved\n", bytes(d.used), bytes(d.budget));
+        match d.usable {
+            true => out += &format!("  {} of {} reserved\n", bytes(d.used), bytes(d.budget)),
+            false => out += "  not used\n",
+        }
         for l in &d.ledger {
             out += &format!("    {}  {} {}\n", bytes(l.bytes), clean(&l.owner), l.kind);
         }

@@ -46,7 +46,8 @@ async fn forgectl(socket: &std::path::Path, line: &[&str]) -> Ran {
     let cli = Cli::try_parse_from(["forgectl"].iter().chain(line)).expect("parsed");
     let (o, e) = (Sink::default(), Sink::default());
     let mut out = Output::to(cli.json, o.clone(), e.clone());
-    let result = within(&cli, &Client::new(socket.to_owned()), &mut out).await;
+    let build = Build { targets: &["gfx1100", "gfx1036"], absent: None };
+    let result = within(&cli, &Client::new(socket.to_owned()), build, &mut out).await;
     let err = result.as_ref().err().map_or(String::new(), |e| format!("forgectl: {e}"));
     Ran { code: result.err().map_or(0, |e| e.exit_code()), out: o.text(), err: e.text() + &err }
 }
@@ -93,9 +94,9 @@ fn detail(id: &str) -> Response {
     .into_response()
 }
 
-fn planned(id: &String) -> Planned {
+fn planned(id: &str) -> Planned {
     Planned {
-        id: id.clone(),
+        id: id.to_owned(),
         outcome: Outcome::Evicts,
         reason: "it fits".into(),
         device: Some("gpu0".into()),
@@ -190,7 +191,7 @@ fn router() -> Router {
         .route("/admin/v1/models", get(async || Json(all)))
         .route(
             "/admin/v1/plan",
-            post(async |Json(r): Json<PlanRequest>| Json(r.models.iter().map(planned).collect::<Vec<_>>())),
+            post(async |Json(r): Json<PlanRequest>| Json(r.models.iter().map(|id| planned(id)).collect::<Vec<_>>())),
         )
         .route("/admin/v1/models/load", post(async |Json(r): Json<Value>| load(&r)))
         .route("/admin/v1/models/{id}", get(async |Path(id): Path<String>| detail(&id)))
@@ -201,7 +202,8 @@ fn router() -> Router {
         .route("/admin/v1/models/{id}/pin", post(pin(true)))
         .route("/admin/v1/models/{id}/unpin", post(pin(false)))
         .route("/admin/v1/stats", get(async || Json(vec![stats])))
-        .route("/admin/v1/devices", get(async || Json(vec![device()])))
+        .route("/admin/v1/devices", get(async || Json(devices())))
+        .route("/admin/v1/config", get(async || Json(json!({"device.use": {"value": "auto", "origin": "default"}}))))
         .route("/admin/v1/requests", get(async || Json(vec![request])))
         .route("/admin/v1/requests/{id}", delete(async || StatusCode::NO_CONTENT))
         .route("/admin/v1/events", get(async move || decisions))
@@ -229,11 +231,26 @@ fn device() -> Device {
     Device {
         id: "cpu".into(),
         description: "AMD EPYC, 2 cores, avx512".into(),
+        pci: None,
+        usable: true,
         budget: 8 << 30,
         used: 1 << 30,
         ledger: vec![LedgerEntry { owner: "qwen".into(), kind: "weights".into(), bytes: 1 << 30 }],
         reason: "no /dev/kfd: no AMD GPU driver loaded".into(),
     }
+}
+
+/// The processor, a GPU and one that is left alone.
+fn devices() -> Vec<Device> {
+    let gpu = |id: &str, pci: &str| Device {
+        id: id.into(),
+        pci: Some(pci.into()),
+        description: "Radeon".into(),
+        ledger: Vec::new(),
+        ..device()
+    };
+    let aside = Device { usable: false, reason: "integrated".into(), ..gpu("gpu1", "0000:13:00.0") };
+    vec![gpu("gpu0", "0000:03:00.0"), aside, device()]
 }
 
 /// Serves the router on a socket in a fresh folder.
@@ -356,4 +373,64 @@ async fn run_streams_text_to_stdout_and_numbers_to_stderr() {
     says(&ran.err, &["reading"]);
     assert_eq!(ran.out, "Rome it is\n");
     assert_eq!(forgectl(&s, &["run", "qwem", "x"]).await.code, 5);
+}
+
+/// A machine with a card, and perhaps a second one and a small integrated GPU.
+fn machine(second: bool) -> tempfile::TempDir {
+    use crate::probe::fixture::{Spec, Tree};
+    let card = Spec {
+        node: 1,
+        name: "navi31",
+        version: 110_000,
+        simds: 192,
+        bus: 3,
+        minor: 128,
+        vram: 24.0,
+        visible: 24.0,
+        gtt: 16.0,
+    };
+    let library = ("opt/rocm-6.4.1/lib/libamdhip64.so.6", "x");
+    let mut tree = Tree::new(&[("dev/kfd", ""), ("sys/module/amdgpu/version", "6.12"), library]).gpu(card);
+    if second {
+        tree = tree.gpu(Spec { node: 2, bus: 0x63, minor: 130, ..card });
+    }
+    let small = Spec { node: 3, version: 100_306, simds: 4, bus: 0x13, minor: 129, vram: 0.5, ..card };
+    tree.gpu(small).write()
+}
+
+#[tokio::test]
+async fn doctor_works_without_the_daemon_and_compares_with_it() {
+    let (dir, s) = serve();
+    let none = dir.path().join("none.sock");
+    let good = machine(false);
+    let root = good.path().to_str().expect("text");
+    let ran = forgectl(&none, &["doctor", "--root", root]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    says(
+        &ran.out,
+        &["ok       gpu", "gfx1100 (navi31) at 0000:03:00.0", "not running", "-> sudo systemctl start rocmforged"],
+    );
+    says(&ran.err, &["no problem found"]);
+
+    let ran = forgectl(&s, &["doctor", "--root", root]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    says(&ran.out, &["is gpu0 of the daemon", "does not use gfx1036 (navi31) at 0000:13:00.0: integrated"]);
+
+    let two = machine(true);
+    let root = two.path().to_str().expect("text");
+    let ran = forgectl(&s, &["doctor", "--root", root, "--json"]).await;
+    assert_eq!(ran.code, 1);
+    says(&ran.err, &["1 problem found"]);
+    let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!((&report["ok"], &report["targets"]), (&json!(false), &json!(["gfx1100", "gfx1036"])));
+    assert_eq!(report["gpus"][1]["card"]["address"], "0000:63:00.0");
+    assert_eq!(report["devices"].as_array().map(Vec::len), Some(3));
+    let findings = report["findings"].as_array().expect("a list");
+    let problem = findings.iter().find(|f| f["severity"] == "problem").expect("the second card");
+    assert_eq!(problem["check"], "daemon");
+    says(
+        problem["what"].as_str().expect("text"),
+        &["does not use gfx1100 (navi31) at 0000:63:00.0", "no AMD GPU driver"],
+    );
+    says(problem["fix"].as_str().expect("text"), &["systemctl restart rocmforged"]);
 }

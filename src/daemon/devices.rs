@@ -10,11 +10,13 @@ use super::config::{Amount, Config};
 use super::systemd;
 use crate::backend::cpu::CpuPool;
 use crate::backend::hip::objects;
-use crate::backend::remote::process::Unusable;
+use crate::backend::remote::wire::NotUsable;
 use crate::base::limits::{RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
-use crate::probe::Machine;
+use crate::probe::doctor::{self, Build};
+use crate::probe::library::NAMED;
+use crate::probe::{GpuNode, Machine};
 use crate::registry::Site;
 use crate::registry::gpu::Gpu;
 use crate::registry::load::Target;
@@ -23,8 +25,6 @@ use crate::registry::load::Target;
 pub(super) const CPU: &str = "cpu";
 /// What the rest of a start takes at most.
 const START_SPARE: Duration = Duration::from_secs(30);
-/// A runtime named by the user is asked even where the kernel shows no GPU.
-const LIBRARY: &str = "ROCMFORGE_HIP_LIBRARY";
 
 /// Devices, with what loads models onto them; both in the same order.
 pub(super) struct Devices {
@@ -32,18 +32,21 @@ pub(super) struct Devices {
     pub targets: Vec<Target>,
 }
 
+/// What this build has for GPUs.
+pub(super) const BUILD: Build = Build { targets: objects::TARGETS, absent: objects::ABSENT };
+
 /// Opens all devices that the configuration allows. One that cannot be used is there too, with
 /// the reason.
 ///
 /// # Errors
-/// A GPU is demanded, and there is none.
+/// `device.use` is `gpu` and no GPU can be used.
 pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> anyhow::Result<Devices> {
     let (mut sites, mut targets) = (Vec::new(), Vec::new());
     let why_not = match wanted(config, machine) {
-        Ok(()) => gpus(config, &mut sites, &mut targets).err(),
+        Ok(()) => gpus(config, machine, &mut sites, &mut targets).err(),
         Err(why) => Some(why),
     };
-    if let (Some(why), "gpu") = (&why_not, config.device.kind.as_str()) {
+    if let Some(why) = why_not.as_ref().filter(|_| config.device.kind == "gpu") {
         anyhow::bail!("device.use is gpu, but no GPU can be used: {why}; use auto or cpu");
     }
     let description = format!("{}, {} threads, {}", machine.cpu.model, pool.threads(), pool.tier().name());
@@ -52,6 +55,7 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> a
         name: format!("{CPU} {}", pool.tier().name()),
         kind: SiteKind::Cpu,
         description,
+        pci: None,
         budget: Budget::new(ram_budget(config, machine.memory_available)),
         reason: why_not.unwrap_or_else(|| "for models that no GPU can hold".to_owned()),
         unusable: None,
@@ -68,28 +72,44 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> a
 }
 
 /// Whether a GPU is to be looked for.
-fn wanted(config: &Config, machine: &Machine) -> Result<(), String> {
+pub(super) fn wanted(config: &Config, machine: &Machine) -> Result<(), String> {
     if config.device.kind == "cpu" {
         return Err("device.use is cpu".to_owned());
     }
-    if let Some(why) = objects::ABSENT {
-        return Err(format!("no GPU kernels in this binary: {why}"));
+    let named = env::var_os(NAMED).is_some_and(|v| !v.is_empty());
+    match doctor::obstacle(machine, BUILD) {
+        // A runtime named by the user is asked even where the kernel shows no GPU.
+        Some(why) if !named || BUILD.absent.is_some() => Err(why),
+        _ => Ok(()),
     }
-    let named = env::var_os(LIBRARY).is_some_and(|v| !v.is_empty());
-    if named || machine.gpu.usable() { Ok(()) } else { Err(machine.reason()) }
+}
+
+/// GPUs that are left alone, each with its PCI address and why.
+fn set_aside(config: &Config, machine: &Machine) -> Vec<(String, String)> {
+    if config.device.allow_igpu {
+        return Vec::new();
+    }
+    let why = |node: &GpuNode| {
+        let why = machine.gpu.set_aside(node, BUILD.targets)?;
+        let why = format!("{} is left alone: {why}; device.allow_igpu = true uses it", node.label());
+        Some((node.pci()?.to_owned(), why))
+    };
+    machine.gpu.nodes.iter().filter_map(why).collect()
 }
 
 /// Starts a worker for each device that the runtime shows; why there is none.
-fn gpus(config: &Config, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Result<(), String> {
+fn gpus(config: &Config, machine: &Machine, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Result<(), String> {
+    let aside = set_aside(config, machine);
     let (mut index, mut count, mut why_not) = (0, 1, String::new());
     while index < count {
         let log = config.log.clone();
+        let skip: Vec<String> = aside.iter().flat_map(|(pci, _)| ["--skip".to_owned(), pci.clone()]).collect();
         // A runtime that hangs is waited for; systemd's patience with a start has to last as long.
         systemd::extend_timeout(WORKER_START + WORKER_EXIT + START_SPARE);
         let opened = Gpu::open(move || {
             let mut command = Command::new("/proc/self/exe");
             command.arg0("rocmforged").args(["gpu-worker", "--index", &index.to_string()]);
-            command.args(["--log", &log.level, "--log-format", &log.format]);
+            command.args(["--log", &log.level, "--log-format", &log.format]).args(&skip);
             command
         });
         let id = format!("gpu{index}");
@@ -99,25 +119,41 @@ fn gpus(config: &Config, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Re
                 sites.push(site(config, id, &gpu));
                 targets.push(Target::Gpu(gpu));
             }
-            Err(Unusable { reason: why, count: shown }) => {
-                // The next one may do: an integrated GPU often comes first.
-                count = count.max(shown);
-                why_not.clone_from(&why);
-                sites.push(Site {
-                    name: "gpu".to_owned(),
-                    kind: SiteKind::Gpu,
-                    description: "GPU".to_owned(),
-                    budget: Budget::new(0),
-                    reason: why.clone(),
-                    unusable: Some(why),
-                    id,
-                });
+            Err(why) => {
+                // A worker that dies has not counted; the devices after its own may be sound.
+                count = if why.count > 0 { why.count } else { count.max(machine.gpu.nodes.len() as u32) };
+                if index >= count {
+                    break;
+                }
+                let site = unusable(machine, id, why, &aside);
+                // The GPU that was to be used says more than one that was not.
+                if why_not.is_empty() || !aside.iter().any(|(pci, _)| Some(pci) == site.pci.as_ref()) {
+                    why_not.clone_from(&site.reason);
+                }
+                sites.push(site);
                 targets.push(Target::Unusable);
             }
         }
         index += 1;
     }
     if sites.iter().any(|s| s.unusable.is_none()) { Ok(()) } else { Err(why_not) }
+}
+
+/// A GPU that no model runs on.
+fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, String)]) -> Site {
+    let node = machine.gpu.nodes.iter().find(|n| n.pci().is_some() && n.pci() == why.pci.as_deref());
+    let why_aside = aside.iter().find(|(pci, _)| Some(pci) == why.pci.as_ref()).map(|(_, why)| why.clone());
+    let reason = why_aside.unwrap_or(why.reason);
+    Site {
+        name: "gpu".to_owned(),
+        kind: SiteKind::Gpu,
+        description: node.map_or_else(|| "GPU".to_owned(), GpuNode::label),
+        pci: why.pci,
+        budget: Budget::new(0),
+        reason: reason.clone(),
+        unusable: Some(reason),
+        id,
+    }
 }
 
 fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
@@ -128,6 +164,7 @@ fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
         name: gpu.name(),
         kind: SiteKind::Gpu,
         description: format!("{}, {}, HIP {}.{}", info.name, info.arch, version.0, version.1),
+        pci: info.pci.clone(),
         budget: Budget::new(gpu_budget(config, info.free)),
         reason: match &info.visibility {
             None => format!("{} is there", info.library),
@@ -159,21 +196,41 @@ pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
+    use super::super::config::Surroundings;
     use super::*;
-    use crate::daemon::config::Surroundings;
-    use crate::simd::Tier;
+    use crate::probe::fixture::{Spec, Tree};
+
+    fn ryzen() -> Machine {
+        let raphael = Spec {
+            node: 1,
+            name: "raphael",
+            version: 100_306,
+            simds: 4,
+            bus: 0x13,
+            minor: 128,
+            vram: 0.5,
+            visible: 0.5,
+            gtt: 16.0,
+        };
+        Tree::default().gpu(raphael).machine()
+    }
 
     #[test]
-    fn a_gpu_that_cannot_be_used_is_refused_with_the_reason_if_it_was_demanded() {
-        let mut config = Config::defaults(&Surroundings::default());
-        let machine = Machine::probe(Path::new("/nowhere"));
-        let pool = CpuPool::new(1, Tier::Scalar);
-        let found = open(&config, &machine, &pool).expect("auto falls back");
-        assert!(found.sites.iter().any(|s| s.id == CPU && s.unusable.is_none()));
-        config.device.kind = "gpu".to_owned();
-        let why = open(&config, &machine, &pool).err().expect("no GPU").to_string();
-        assert!(why.contains("device.use is gpu") && why.ends_with("; use auto or cpu"), "{why}");
+    fn a_small_integrated_gpu_is_listed_with_the_reason_and_used_if_allowed() {
+        let (machine, mut config) = (ryzen(), Config::defaults(&Surroundings::default()));
+        let aside = set_aside(&config, &machine);
+        let why = NotUsable { reason: "left alone".into(), pci: Some("0000:13:00.0".into()), count: 1 };
+        let site = unusable(&machine, "gpu0".into(), why, &aside);
+        assert_eq!(site.description, "gfx1036 (raphael) at 0000:13:00.0");
+        let reason = site.unusable.expect("it is not used");
+        assert!(reason.contains("2 compute units") && reason.contains("device.allow_igpu = true"), "{reason}");
+        config.device.allow_igpu = true;
+        assert_eq!(set_aside(&config, &machine), []);
+    }
+
+    #[test]
+    fn a_worker_that_knows_no_device_still_gives_its_reason() {
+        let site = unusable(&ryzen(), "gpu0".into(), NotUsable::from("it died".to_owned()), &[]);
+        assert_eq!((site.description.as_str(), site.unusable.as_deref()), ("GPU", Some("it died")));
     }
 }

@@ -33,6 +33,9 @@ pub struct GpuWorker {
     /// Number of the device, among those that the runtime shows
     #[arg(long, value_name = "N")]
     index: u32,
+    /// PCI address of a device to leave alone (repeatable)
+    #[arg(long, value_name = "PCI")]
+    skip: Vec<String>,
     /// Log level
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -126,7 +129,7 @@ impl GpuWorker {
     fn run(self) -> ExitCode {
         let log = config::Log { level: self.log, format: self.log_format };
         log::start(&log, std::env::var_os("JOURNAL_STREAM").is_some());
-        match worker::run(self.index) {
+        match worker::run(self.index, &self.skip) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 tracing::error!("gpu-worker: {e}");

@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::config::{Config, Effective, InForce, Sources};
+use super::devices;
 use super::house::{Ask, Control, House, Site, Tenant};
 use super::listen::{self, Listener};
 use super::log::LevelSwitch;
@@ -17,7 +18,7 @@ use super::signals::{Asked, Signals};
 use super::systemd::{self, Systemd};
 use super::watchdog::{self, Pulse};
 use crate::base::limits;
-use crate::probe::Machine;
+use crate::probe::{GpuNode, Machine};
 
 /// Keys that a reload takes over; all others need a restart.
 const RELOADABLE: &[&str] =
@@ -41,6 +42,7 @@ pub(super) fn run(
         tracing::warn!("{w}");
     }
     let machine = Machine::probe(Path::new("/"));
+    device(config, &machine)?;
     raise_descriptors();
 
     let mut public = Vec::new();
@@ -67,6 +69,18 @@ pub(super) fn run(
     // A blocking job (a rendering, a tokenization) whose client has gone is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Says what this machine has; an error if a GPU is asked for and it is plain that none can be
+/// used. What else may stand in the way shows when the devices are opened.
+fn device(config: &Config, machine: &Machine) -> anyhow::Result<()> {
+    if let (Err(why), "gpu") = (devices::wanted(config, machine), config.device.kind.as_str()) {
+        anyhow::bail!("device.use is gpu, but no GPU can be used: {why}; use auto or cpu");
+    }
+    let (cpu, gpus) = (&machine.cpu, &machine.gpu.nodes);
+    let gpus = gpus.iter().map(GpuNode::label).collect::<Vec<_>>().join(", ");
+    tracing::info!(processor = cpu.model, cores = cpu.cores, gpus, "this machine");
+    Ok(())
 }
 
 /// Connections and mapped files need descriptors; the soft limit is often 1024.

@@ -100,7 +100,7 @@ fn choose(s: &Sampling, random: &mut Random, row: &[f32], scratch: &mut select::
         return None;
     }
     if s.temperature <= 0.0 {
-        return row.iter().position(|&x| x == largest).map(|i| i as u32);
+        return select::first(row, largest).map(|i| i as u32);
     }
     let u = random.unit();
     let scale = 1.0 / s.temperature;

@@ -156,6 +156,14 @@ pub(super) fn max(row: &[f32]) -> f32 {
     rest.iter().copied().fold(m, larger)
 }
 
+/// Where `x` is first in the row.
+pub(super) fn first(row: &[f32], x: f32) -> Option<usize> {
+    // A block is looked at as a whole, without a question for each logit.
+    let has = |block: &[f32]| block.iter().fold(false, |found, &y| found | (y == x));
+    let start = BLOCK * row.chunks(BLOCK).position(has)?;
+    Some(start + row[start..].iter().position(|&y| y == x)?)
+}
+
 /// Sum of `exp(logit - max)` over the row, where `max` is its largest.
 pub(super) fn sum_exp(row: &[f32], max: f32) -> f64 {
     row.chunks(BLOCK).map(|b| f64::from(sum_block(b, max, 1.0, f32::NEG_INFINITY))).sum()

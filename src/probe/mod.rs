@@ -1,15 +1,38 @@
 //! What this machine has: processor, memory, AMD GPUs and why they are used or not.
 //!
-//! Reads files under a root folder (`/`, or a fixture tree in tests) and asks the kernel nothing
-//! else: it opens no device and loads no library, so that daemon, doctor and tests share it.
+//! Reads files under a root folder (`/`, or a fixture tree in tests) and the environment, and asks
+//! the kernel nothing else but whether a file may be opened: it opens no device and loads no
+//! library, so that daemon, doctor and tests share it.
 
-mod kfd;
+pub mod access;
+pub mod doctor;
+pub mod driver;
+#[cfg(test)]
+pub mod fixture;
+pub mod kfd;
+pub mod library;
+pub mod pci;
 mod sysfs;
+pub mod unit;
 
+use std::env;
+use std::ffi::OsString;
 use std::path::Path;
 
+use access::Accounts;
+use driver::Driver;
 pub use kfd::{Gpu, GpuNode};
+use library::Runtime;
 pub use sysfs::Cpu;
+use unit::Unit;
+
+/// The service's user, if no unit says another.
+const SERVICE_USER: &str = "rocmforge";
+/// Environment variables by which the runtime itself hides or renumbers devices.
+pub const VISIBILITY: [&str; 4] =
+    ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"];
+/// The environment variable that makes the runtime take every GPU for another chip.
+pub const OVERRIDE: &str = "HSA_OVERRIDE_GFX_VERSION";
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,112 +45,47 @@ pub struct Machine {
     pub memory_total: Option<u64>,
     /// AMD GPUs.
     pub gpu: Gpu,
+    /// The kernel and its driver.
+    pub driver: Driver,
+    /// The HIP runtime's files.
+    pub runtime: Runtime,
+    /// Users and groups.
+    pub accounts: Accounts,
+    /// The service's unit, if it is installed.
+    pub unit: Option<Unit>,
+    /// Variables of this process's environment that the runtime obeys.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Machine {
-    /// Looks at the machine under `root`.
+    /// Looks at the machine under `root`, in this process's environment.
     pub fn probe(root: &Path) -> Self {
+        Self::probe_with(root, &|name| env::var_os(name))
+    }
+
+    /// Looks at the machine under `root` with other environment variables.
+    pub fn probe_with(root: &Path, var: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let unit = Unit::probe(root);
+        let user = unit.as_ref().and_then(|u| u.user.as_deref()).unwrap_or(SERVICE_USER);
+        let set = |name: &&str| Some(((*name).to_owned(), var(name)?.to_string_lossy().into_owned()));
         Self {
             cpu: Cpu::probe(root),
             memory_available: sysfs::meminfo(root, "MemAvailable"),
             memory_total: sysfs::meminfo(root, "MemTotal"),
             gpu: Gpu::probe(root),
+            driver: Driver::probe(root),
+            runtime: Runtime::probe(root, var),
+            accounts: Accounts::probe(root, user),
+            environment: VISIBILITY.iter().chain([&OVERRIDE]).filter_map(set).collect(),
+            unit,
         }
     }
 
-    /// One line for the log and for `forgectl devices`: which GPUs there are, or why none can be
-    /// used.
-    pub fn reason(&self) -> String {
-        self.gpu.reason()
+    /// A variable of [`Machine::environment`].
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find(|v| v.0 == name).map(|v| v.1.as_str())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    /// Writes (path, content) under a fresh root.
-    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().expect("a folder");
-        for (path, content) in files {
-            let path = dir.path().join(path);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
-            fs::write(path, content).expect("written");
-        }
-        dir
-    }
-
-    #[test]
-    fn cores_are_counted_once_however_many_threads_they_have() {
-        let r = root(&[
-            ("proc/cpuinfo", "processor\t: 0\nmodel name\t: AMD EPYC 9B14\n\nprocessor\t: 1\nmodel name\t: other\n"),
-            ("proc/meminfo", "MemTotal:       16000 kB\nMemFree: 1 kB\nMemAvailable:    9000 kB\n"),
-            ("sys/devices/system/cpu/cpu0/topology/core_id", "0\n"),
-            ("sys/devices/system/cpu/cpu0/topology/physical_package_id", "0\n"),
-            ("sys/devices/system/cpu/cpu1/topology/core_id", "0\n"),
-            ("sys/devices/system/cpu/cpu1/topology/physical_package_id", "0\n"),
-            ("sys/devices/system/cpu/cpu2/topology/core_id", "0\n"),
-            ("sys/devices/system/cpu/cpu2/topology/physical_package_id", "1\n"),
-            ("sys/devices/system/cpu/cpufreq/boost", "1\n"),
-        ]);
-        let m = Machine::probe(r.path());
-        assert_eq!(m.cpu, Cpu { model: "AMD EPYC 9B14".into(), cores: 2, threads: 3 });
-        assert_eq!((m.memory_total, m.memory_available), (Some(16_384_000), Some(9_216_000)));
-        assert_eq!(m.reason(), "no /dev/kfd: no AMD GPU driver loaded");
-    }
-
-    #[test]
-    fn an_empty_root_still_gives_a_processor() {
-        let r = root(&[]);
-        let m = Machine::probe(r.path());
-        assert!(m.cpu.cores >= 1 && m.cpu.threads >= m.cpu.cores);
-        assert_eq!(m.cpu.model, "unknown processor");
-        assert_eq!(m.memory_total, None);
-    }
-
-    #[test]
-    fn a_gpu_without_its_driver_is_named() {
-        let r = root(&[
-            ("sys/bus/pci/devices/0000:03:00.0/vendor", "0x1002\n"),
-            ("sys/bus/pci/devices/0000:03:00.0/class", "0x030000\n"),
-            ("sys/bus/pci/devices/0000:03:00.1/vendor", "0x1002\n"),
-            ("sys/bus/pci/devices/0000:03:00.1/class", "0x040300\n"),
-        ]);
-        let reason = Machine::probe(r.path()).reason();
-        assert!(reason.contains("no /dev/kfd") && reason.contains("0000:03:00.0"), "{reason}");
-        assert!(!reason.contains("03:00.1"), "an audio function is no GPU: {reason}");
-    }
-
-    #[test]
-    fn kfd_nodes_are_read_and_the_processor_among_them_is_no_gpu() {
-        const NODES: &str = "sys/class/kfd/kfd/topology/nodes";
-        let at = |tail: &str| format!("{NODES}/{tail}");
-        let r = root(&[
-            ("dev/kfd", ""),
-            (&at("0/properties"), "cpu_cores_count 16\nsimd_count 0\ngfx_target_version 0\n"),
-            (&at("1/name"), "navi31\n"),
-            (&at("1/properties"), "cpu_cores_count 0\nsimd_count 192\ngfx_target_version 110000\n"),
-            (&at("1/mem_banks/0/properties"), "heap_type 1\nsize_in_bytes 25753026560\n"),
-            (&at("2/properties"), "simd_count 304\ngfx_target_version 90010\n"),
-        ]);
-        let m = Machine::probe(r.path());
-        assert!(m.gpu.kfd);
-        assert_eq!(
-            m.gpu.nodes,
-            [
-                GpuNode { node: 1, name: "navi31".into(), gfx: "gfx1100".into(), memory: 25_753_026_560 },
-                GpuNode { node: 2, name: String::new(), gfx: "gfx90a".into(), memory: 0 },
-            ]
-        );
-        let reason = m.reason();
-        assert!(reason.contains("gfx1100") && reason.contains("gfx90a"), "{reason}");
-    }
-
-    #[test]
-    fn a_driver_without_gpus_says_so() {
-        let r = root(&[("dev/kfd", "")]);
-        assert!(Machine::probe(r.path()).reason().contains("sees no GPU"));
-    }
-}
+mod tests;

@@ -58,3 +58,8 @@ pub(super) fn entries(dir: &Path) -> Vec<std::path::PathBuf> {
     all.sort();
     all
 }
+
+/// A path of the machine below `root`.
+pub(super) fn inside(root: &Path, path: &str) -> std::path::PathBuf {
+    root.join(path.trim_start_matches('/'))
+}

@@ -295,6 +295,12 @@ pub struct Device {
     pub id: String,
     /// `AMD EPYC …`, 2 cores, `avx512`.
     pub description: String,
+    /// PCI address of a GPU: `0000:03:00.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pci: Option<String>,
+    /// Whether models can run on it.
+    #[serde(default = "yes")]
+    pub usable: bool,
     /// Budget in bytes.
     pub budget: u64,
     /// Reserved bytes.
@@ -412,6 +418,10 @@ pub struct BenchRequest {
     /// Repetitions.
     #[serde(default = "one")]
     pub repetitions: u32,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn one() -> u32 {

@@ -13,8 +13,8 @@ use super::loader::{LoadError, Reporter};
 use crate::backend::Backend;
 use crate::backend::hip::{HipBackend, Options};
 use crate::backend::remote::mailbox::Shape;
-use crate::backend::remote::process::{Process, Unusable, Wish};
-use crate::backend::remote::wire::{DeviceInfo, LoadFailure};
+use crate::backend::remote::process::{Process, Wish};
+use crate::backend::remote::wire::{DeviceInfo, LoadFailure, NotUsable};
 use crate::base::limits::{GPU_RETRY_FIRST, GPU_RETRY_MAX, KV_BLOCK_TOKENS, MODEL_PARTS_MAX, WORKER_GONE};
 use crate::gguf::Gguf;
 use crate::plan::Plan;
@@ -51,7 +51,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, Unusable> {
+    pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, NotUsable> {
         let bell = Arc::default();
         let process = Process::start(command(), ring(&bell))?;
         let worker = Worker { process: Some(Arc::clone(&process)), failures: 0, not_before: None };
@@ -100,7 +100,7 @@ impl Gpu {
                 worker.process = Some(Arc::clone(&process));
                 Ok(process)
             }
-            Err(Unusable { reason: why, .. }) => {
+            Err(NotUsable { reason: why, .. }) => {
                 let wait = retry_after(worker.failures);
                 worker.failures += 1;
                 worker.not_before = Some(Instant::now() + wait);

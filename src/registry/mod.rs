@@ -63,6 +63,8 @@ pub struct Site {
     pub name: String,
     /// `AMD EPYC 9454P, 2 cores, avx512`.
     pub description: String,
+    /// PCI address of a GPU.
+    pub pci: Option<String>,
     /// Its ledger.
     pub budget: Arc<Budget>,
     /// Why it is used: `no GPU: /dev/kfd is absent`.

@@ -114,6 +114,8 @@ impl<M: Resident> Core<M> {
         let device = |site: &super::Site| Device {
             id: site.id.clone(),
             description: site.description.clone(),
+            pci: site.pci.clone(),
+            usable: site.unusable.is_none(),
             budget: site.budget.total(),
             used: site.budget.used(),
             ledger: site

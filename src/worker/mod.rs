@@ -3,8 +3,7 @@
 //! Its standard input is a socket to the daemon (`backend::remote::wire`). It opens the HIP
 //! runtime, says what device it found, and loads what it is asked to: each model gets a thread
 //! that answers the model's doorbell. When the daemon's end closes, the process ends at once,
-//! whatever its queues do. Signals that ask a daemon to stop are none of its business: Ctrl-C and
-//! some supervisors send them to the worker too, and running requests are to finish first.
+//! whatever its queues do.
 
 mod model;
 
@@ -12,7 +11,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -22,7 +21,7 @@ use crate::backend::hip::device::Device;
 use crate::backend::hip::module::Kernels;
 use crate::backend::hip::objects;
 use crate::backend::hip::sys::Hip;
-use crate::backend::remote::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, ToWorker, Wire};
+use crate::backend::remote::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, NotUsable, ToWorker, Wire};
 
 /// What all models of the worker share.
 struct Worker {
@@ -45,6 +44,15 @@ impl Worker {
     fn loads(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<AtomicBool>>> {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A terminal's Ctrl-C and a service's stop reach the whole group, this process too: it must live until
+/// the daemon has finished its requests. Threads that are started later inherit the mask.
+fn keep_signals_away() {
+    let stops = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    let mask: SigSet = stops.into_iter().collect();
+    // Cannot fail for these; if it did, a stop would only be less orderly.
+    let _ = mask.thread_block();
 }
 
 /// Ends the process now: an orderly exit would wait for a runtime that may hang.
@@ -71,20 +79,23 @@ fn watch(daemon: &OwnedFd) {
 }
 
 /// Runs the worker for device `index` of those the runtime shows, until the daemon's end of the
-/// socket closes.
-pub fn run(index: u32) -> Result<(), String> {
-    // All threads, the runtime's too, are made after this and inherit it.
-    let asked: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    asked.thread_block().map_err(|e| format!("blocking signals: {e}"))?;
+/// socket closes. A device at one of the PCI addresses `skip` is left alone.
+pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
+    keep_signals_away();
     let stdin = || std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"));
     let (wire, daemon) = (Wire::from_fd(stdin()?), stdin()?);
-    let watch = std::thread::Builder::new().name("daemon".to_owned()).spawn(move || watch(&daemon));
-    watch.map_err(|e| format!("no thread to watch the daemon: {e}"))?;
-    let mut count = 0;
-    let (device, kernels) = match open(index, &mut count) {
+    let (begins, begun) = mpsc::channel();
+    let watching = std::thread::Builder::new().name("daemon".to_owned()).spawn(move || {
+        let _ = begins.send(());
+        watch(&daemon);
+    });
+    watching.map_err(|e| format!("no thread to watch the daemon: {e}"))?;
+    // A thread that starts may need the dynamic linker, which is locked while a library is opened.
+    let _ = begun.recv();
+    let (device, kernels) = match open(index, skip) {
         Ok(found) => found,
-        Err(reason) => {
-            let said = wire.send(&FromWorker::Unusable { reason, count }, &[]);
+        Err(why) => {
+            let said = wire.send(&FromWorker::Unusable(why), &[]);
             return said.map_err(|e| format!("standard input is no socket of the daemon: {e}"));
         }
     };
@@ -98,7 +109,7 @@ pub fn run(index: u32) -> Result<(), String> {
         compute_units: device.properties.compute_units,
         library: device.hip().path().to_owned(),
         runtime_version: device.runtime_version,
-        count,
+        count: device.hip().device_count().unwrap_or(1),
         visibility: device.visibility.clone(),
     };
     let worker = Arc::new(Worker { device, kernels, wire, loads: Mutex::new(HashMap::new()) });
@@ -120,13 +131,23 @@ pub fn run(index: u32) -> Result<(), String> {
     }
 }
 
-/// Opens device `index`; `count` becomes the number of devices, known even if this one is refused.
-fn open(index: u32, count: &mut u32) -> Result<(Device, Kernels), String> {
+fn open(index: u32, skip: &[String]) -> Result<(Device, Kernels), NotUsable> {
     let hip = Hip::find().map_err(|e| e.to_string())?;
-    *count = hip.device_count().map_err(|e| e.to_string())?;
-    if index >= *count {
-        return Err(format!("{} shows {count} devices, device {index} is not among them", hip.path()));
+    let count = hip.device_count().map_err(|e| e.to_string())?;
+    if index >= count {
+        let reason = format!("{} shows {count} devices, device {index} is not among them", hip.path());
+        return Err(NotUsable { reason, pci: None, count });
     }
+    // Before the device is touched: opening an integrated one takes memory of the machine.
+    let pci = hip.pci_id(index);
+    let opened = match &pci {
+        Some(pci) if skip.contains(pci) => Err(format!("the GPU at {pci} is left alone")),
+        _ => device(hip, index),
+    };
+    opened.map_err(|reason| NotUsable { reason, pci, count })
+}
+
+fn device(hip: &'static Hip, index: u32) -> Result<(Device, Kernels), String> {
     let device = Device::open(hip, index).map_err(|e| e.to_string())?;
     if !objects::TARGETS.contains(&device.arch.as_str()) {
         let there = objects::ABSENT.map_or_else(|| format!("it has {}", objects::TARGETS.join(", ")), str::to_owned);

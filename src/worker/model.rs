@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::Worker;
 use crate::backend::hip::{HipBackend, Options, StartError};
@@ -21,6 +24,9 @@ use crate::model::{Model, PlanOptions};
 use crate::plan::batch::Batch;
 use crate::plan::cache::KvType;
 use crate::plan::op::CacheId;
+
+/// A doorbell is asked for without sleeping for so long.
+const BELL_SPIN: Duration = Duration::from_micros(300);
 
 /// Loads the model, says how it went, and serves it until it is closed or the daemon is gone.
 pub(super) fn run(worker: &Worker, order: &LoadOrder, files: Vec<File>, cancelled: &AtomicBool) {
@@ -100,7 +106,7 @@ fn serve(mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
     let mut batch =
         Batch::with_capacity(shape.max_tokens, shape.max_spans, shape.groups, shape.groups * shape.table_entries);
     let mut byte = [0];
-    while bell.read(&mut byte).is_ok_and(|n| n == 1) {
+    while rung(&mut bell, &mut byte) {
         let command = mailbox.command();
         if command == Some(Command::Close) {
             drop(backend);
@@ -124,6 +130,19 @@ fn serve(mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
             return;
         }
     }
+}
+
+/// Waits for the doorbell; false if the daemon is gone. The next step of a model that is being used comes
+/// within moments, in which it is asked for: being woken up would take about as long.
+fn rung(bell: &mut UnixStream, byte: &mut [u8; 1]) -> bool {
+    let until = Instant::now() + BELL_SPIN;
+    while Instant::now() < until {
+        match recv(bell.as_raw_fd(), byte, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            answer => return answer == Ok(1),
+        }
+    }
+    bell.read(byte).is_ok_and(|n| n == 1)
 }
 
 /// Runs the step in the mailbox; the result is its number of outputs. The daemon keeps the

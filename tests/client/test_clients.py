@@ -231,6 +231,19 @@ class Forgectl(Case):
         self.failed(daemon.ctl("status"), 3, str(daemon.socket))
         self.failed(daemon.ctl("run", "llama-gqa", "x"), 3, str(daemon.socket))
 
+    def test_doctor_asks_the_daemon_and_does_without(self):
+        daemon = self.daemon()
+        for down in (False, True):
+            answer = daemon.ctl("doctor", "--json")
+            report = json.loads(answer.stdout)
+            # What this machine has is not known here; that the exit status says it, is.
+            self.assertEqual(answer.returncode, 0 if report["ok"] else 1, answer.stderr)
+            self.assertEqual(report["devices"] is None, down)
+            self.assertTrue(all({"check", "severity", "what", "fix"} == set(f) for f in report["findings"]))
+            if not down:
+                self.assertIn("cpu", [d["id"] for d in report["devices"]])
+                daemon.stop()
+
     def test_drain_ends_the_daemon(self):
         model = self.slow()
         daemon = self.daemon()

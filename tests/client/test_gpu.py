@@ -1,13 +1,16 @@
 """A daemon on a GPU: where models run and why, what comes back, and what a lost device costs."""
 
+import json
 import os
 import signal
+import socket
+import subprocess
 import threading
 import unittest
 from pathlib import Path
 
 from cases import Case, wait_until
-from daemon import Daemon
+from daemon import Daemon, binaries
 from gpu import LIBRARY, needs_gpu, on_gpu
 
 GPU = "gpu gfx1100"
@@ -86,20 +89,6 @@ class Placement(Case):
         self.assertIn("1.0 MiB", refused.stderr)
         daemon.stop()
 
-    def test_a_gpu_can_be_demanded_for_all_models(self):
-        self.put("qwen2")
-        daemon = self.daemon(**on_gpu(), args=["--device", "gpu"])
-        self.assertTrue(daemon.complete("qwen2"))
-        self.assertEqual(device(daemon, "qwen2"), GPU)
-        daemon.stop()
-        daemon = Daemon(models=[self.models], args=["--device", "gpu"],
-                        env={"ROCMFORGE_HIP_LIBRARY": "/nonexistent/libamdhip64.so"})
-        self.addCleanup(daemon.remove)
-        daemon.spawn()
-        self.assertEqual(daemon.process.wait(20), 1)
-        self.assertIn("device.use is gpu, but no GPU can be used", daemon.logged())
-        self.assertIn("/nonexistent/libamdhip64.so", daemon.logged())
-
     def test_a_device_that_cannot_be_used_does_not_hide_the_next(self):
         daemon = self.daemon(**on_gpu(HOSTHIP_ARCH="gfx9999", HOSTHIP_DEVICES=3))
         if b"HOSTHIP_ARCH" not in Path(LIBRARY).read_bytes():
@@ -152,6 +141,18 @@ class Loss(Case):
         self.assertEqual(daemon.complete("qwen2"), text)
         daemon.stop()
 
+    def test_a_stop_that_reaches_the_worker_too_finishes_what_runs(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu())
+        connection, answer = daemon.stream("qwen2", max_tokens=60, logit_bias={"1": -100})
+        self.addCleanup(connection.close)
+        answer.readline()
+        (pid,) = worker(daemon)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+        daemon.stop()
+        self.assertIn("[DONE]", answer.read().decode())
+
     def test_the_worker_goes_when_the_daemon_is_killed(self):
         self.put("qwen2")
         daemon = self.daemon(**on_gpu())
@@ -159,24 +160,6 @@ class Loss(Case):
         (pid,) = worker(daemon)
         daemon.kill()
         wait_until(lambda: not alive(pid))
-
-    def test_signals_that_stop_the_daemon_do_not_stop_the_worker_first(self):
-        for asked in (signal.SIGINT, signal.SIGTERM):
-            with self.subTest(signal=asked.name):
-                self.put("qwen2")
-                daemon = self.daemon(**on_gpu())
-                connection, answer = daemon.stream("qwen2", max_tokens=300, logit_bias={"1": -100})
-                self.addCleanup(connection.close)
-                answer.readline()
-                (pid,) = worker(daemon)
-                # As Ctrl-C does in a terminal; the worker is not to lose this race either.
-                os.kill(pid, signal.SIGHUP)
-                os.kill(pid, asked)
-                daemon.process.send_signal(asked)
-                rest = answer.read().decode()
-                self.assertIn("[DONE]", rest, daemon.logged())
-                daemon.ended()
-                self.assertFalse(alive(pid))
 
     def test_a_worker_that_hangs_in_a_load_goes_with_the_daemon(self):
         self.put("qwen2")
@@ -199,6 +182,50 @@ class Loss(Case):
         (pid,) = wait_until(lambda: worker(daemon))
         daemon.kill()
         wait_until(lambda: not alive(pid))
+
+
+@needs_gpu
+class Devices(Case):
+    def first_words(self, *args, **env):
+        """What a GPU worker says first."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = os.environ | {"ROCMFORGE_HIP_LIBRARY": LIBRARY} | {name: str(value) for name, value in env.items()}
+        command = [binaries() / "rocmforged", "gpu-worker", *args]
+        with ours, theirs, subprocess.Popen(command, stdin=theirs, env=env, stderr=subprocess.DEVNULL) as process:
+            theirs.close()
+            ours.settimeout(60)
+            said = json.loads(ours.recv(1 << 20))
+            ours.close()
+            process.wait(60)
+        return said
+
+    def test_a_device_that_is_set_aside_is_not_opened_and_the_next_one_is(self):
+        said = self.first_words("--index", "0")
+        pci = (said.get("Ready") or said["Unusable"])["pci"]
+        aside = self.first_words("--index", "0", "--skip", "0000:ff:00.0", "--skip", pci)["Unusable"]
+        self.assertIn("left alone", aside["reason"])
+        self.assertEqual(aside["pci"], pci)
+        if plants_faults():
+            # Only device "host" can be several.
+            aside = self.first_words("--index", "0", "--skip", pci, HOSTHIP_DEVICES=2)["Unusable"]
+            self.assertEqual(aside["count"], 2)
+            said = self.first_words("--index", "1", "--skip", pci, HOSTHIP_DEVICES=2)
+            self.assertNotIn("left alone", str(said))
+
+    def test_each_device_is_listed_with_its_address(self):
+        if not plants_faults():
+            self.skipTest("this test device is one only")
+        daemon = self.daemon(**on_gpu(HOSTHIP_DEVICES=2))
+        devices = {d["id"]: d for d in daemon.ask("devices")}
+        self.assertEqual(sorted(devices), ["cpu", "gpu0", "gpu1"])
+        self.assertNotEqual(devices["gpu0"]["pci"], devices["gpu1"]["pci"])
+        self.assertTrue(devices["gpu1"]["usable"])
+        daemon.stop()
+
+    def test_a_demanded_gpu_that_can_be_had_is_no_failure(self):
+        daemon = self.daemon(args=["--device", "gpu"], **on_gpu())
+        self.assertTrue(daemon.ask("devices")[0]["usable"])
+        daemon.stop()
 
 
 @needs_gpu

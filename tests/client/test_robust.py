@@ -63,7 +63,7 @@ class Files(Case):
                 self.assertEqual(answer.returncode, 1, answer.stderr)
                 self.assertEqual(answer.stdout, "")
                 self.assert_one_line(answer.stderr.splitlines()[-1], "forgectl: ", str(file))
-                (model,) = [m for m in daemon.ask("ps") if m["id"] == file.stem]
+                (model,) = [m for m in daemon.ask("ls") if m["id"] == file.stem]
                 self.assertEqual(model["state"], "failed")
                 self.assert_one_line(model["reason"], str(file))
                 file.unlink()

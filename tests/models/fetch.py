@@ -91,6 +91,9 @@ def fetch_model(name, model, folder):
             print(f"  {source.__name__}: {error}", file=sys.stderr)
             continue
         if digest.hexdigest() == model["sha256"]:
+            # Pages not yet written back would count as private memory of whoever maps them.
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
             part.rename(target)
             record_sum(target, model["sha256"])
             return target

@@ -12,12 +12,16 @@ pub use self::attention::capacity as attention_capacity;
 use self::uses::Uses;
 use super::program::{Arg, Dim, Extent, Launch, Mode, Program, Segment, Target};
 use crate::backend::BackendError;
-use crate::plan::op::{Activation, BufId, NormKind, Op, RopeStyle, Rows, WeightId};
+use crate::plan::op::{Activation, BufId, NormKind, Op, Rope, RopeStyle, Rows, WeightId};
 use crate::plan::{Plan, Weight};
 use crate::quant::{Format, GgmlType};
 
 /// Longest group that a norm computes with one team; longer ones take a block.
 const TEAM_NORM_MAX: usize = 512;
+/// Blocks that share a row of an embedding.
+const EMBED_BLOCKS: u32 = 8;
+/// Elements of a row that a block of `quantize_q8` converts.
+const QUANTIZE_ELEMENTS: u32 = 1024;
 /// Elements that a block of the element-wise kernels does.
 const BLOCK_ELEMENTS: u32 = 1024;
 
@@ -106,14 +110,15 @@ impl<'a> Lowering<'a> {
             let done = match op {
                 Op::Linear { x, projections } => self.linear(*x, projections)?,
                 Op::Norm { .. } => self.norm(op)?,
+                Op::Rope { .. } => self.rope_and_store(op)?,
                 _ => {
                     self.simple(op)?;
                     1
                 }
             };
             for op in &plan.ops[self.op..self.op + done] {
-                // What a fused norm left quantized is of its output, new: kept.
-                let fused = matches!(op, Op::Norm { .. });
+                // What a fused norm or attention left quantized is of its output, new: kept.
+                let fused = matches!(op, Op::Norm { .. } | Op::Attention(_));
                 if !fused && op.writes().iter().any(|w| self.ready.is_some_and(|(b, _)| b == *w)) {
                     self.ready = None;
                 }
@@ -183,7 +188,8 @@ impl<'a> Lowering<'a> {
                 let kernel = self.kernel("embed", self.plan.weight(*table), "")?;
                 let k = Arg::U32(self.width(*out));
                 let args = vec![matrix(*table), at(Target::Tokens), buffer(*out), k, Arg::F32(*scale)];
-                self.push(kernel, line(Extent::each(rows)), 128, args)
+                let grid = [Extent::each(rows), Extent::Fixed(EMBED_BLOCKS), Extent::Fixed(1)];
+                self.push(kernel, grid, 128, args)
             }
             Op::Select { x, out } => {
                 let args = vec![buffer(*x), at(Target::Outputs), buffer(*out), Arg::U32(self.width(*out))];
@@ -192,10 +198,6 @@ impl<'a> Lowering<'a> {
             Op::Rope { x, head_dim, rope } => {
                 let r = &self.plan.ropes[rope.0 as usize];
                 let n_head = self.width(*x) / *head_dim as u32;
-                let pairs = match r.style {
-                    RopeStyle::Halves => 0,
-                    RopeStyle::Pairs => 1,
-                };
                 let grid = [Extent::each(rows), Extent::Fixed(n_head), Extent::Fixed(1)];
                 let args = vec![
                     buffer(*x),
@@ -204,7 +206,7 @@ impl<'a> Lowering<'a> {
                     Arg::U32(*head_dim as u32),
                     Arg::U32(r.n_rot as u32),
                     Arg::U32(n_head),
-                    Arg::U32(pairs),
+                    Arg::U32(pairs(r)),
                     Arg::F32(r.magnitude() as f32),
                 ];
                 self.push("rope", grid, 64, args)
@@ -300,6 +302,14 @@ impl<'a> Lowering<'a> {
         self.push(kernel, line(Extent::each(Dim::Rows)), 256, args)?;
         self.ready = Some((*out, wanted));
         Ok(true)
+    }
+}
+
+/// How `rope` pairs elements, as kernels are told.
+fn pairs(rope: &Rope) -> u32 {
+    match rope.style {
+        RopeStyle::Halves => 0,
+        RopeStyle::Pairs => 1,
     }
 }
 

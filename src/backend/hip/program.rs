@@ -95,6 +95,8 @@ pub enum Dim {
     Tiles,
     /// Parts into which a cache group's keys are split.
     Splits(u32),
+    /// Rows of the segment if there are tiles, else none.
+    Mixed,
     /// Rows of this chunk, see [`Launch::chunk`].
     Chunk,
 }
@@ -195,6 +197,8 @@ impl Numbers<'_> {
             Dim::Decodes => self.decodes,
             Dim::Tiles => self.tiles,
             Dim::Splits(group) => self.splits[group as usize],
+            Dim::Mixed if self.tiles > 0 => rows,
+            Dim::Mixed => 0,
             Dim::Chunk => chunk,
         }
     }

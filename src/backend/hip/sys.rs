@@ -9,30 +9,25 @@ pub mod table;
 
 use std::env;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use thiserror::Error;
 
 pub use self::error::{HipError, Result};
 use self::table::{Code, Table};
-
-/// Names that the library has had, newest first. An installation for running programs only has no
-/// bare name, and a runtime after 7 may keep its interface under that one.
-const SONAMES: [&str; 4] = ["libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so"];
-
-/// Environment variables by which the runtime itself hides or renumbers devices.
-const VISIBILITY: [&str; 4] =
-    ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"];
+use crate::probe::{VISIBILITY, library};
 
 /// Why HIP cannot be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum WhyNot {
     /// No file of any of its names could be opened.
-    #[error("no HIP runtime (libamdhip64) could be opened: {}", tried.join("; "))]
+    #[error("libamdhip64 not found, the HIP runtime (tried {}): {install}", tried.join("; "))]
     NoLibrary {
         /// What was tried, each with the reason if the file was there.
         tried: Vec<String>,
+        /// How to install one.
+        install: String,
     },
     /// The library lacks a function.
     #[error("{path} has no function {symbol}: older than HIP 6, or no HIP runtime")]
@@ -73,14 +68,7 @@ impl Hip {
     /// # Errors
     /// [`WhyNot`].
     pub fn find() -> std::result::Result<&'static Self, WhyNot> {
-        let installed = |dir: &str| {
-            let mut found: Vec<PathBuf> =
-                std::fs::read_dir(dir).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default();
-            found.retain(|p| p.file_name().and_then(OsStr::to_str).is_some_and(|n| n.starts_with("rocm")));
-            found.sort_unstable_by(|a, b| b.cmp(a));
-            found
-        };
-        Self::first_of(&candidates(|name| env::var_os(name), &installed("/opt")))
+        Self::first_of(&library::candidates(|name| env::var_os(name), &library::installed(Path::new("/opt"))))
     }
 
     /// Opens and initializes the runtime at `path`; it must see a device.
@@ -124,7 +112,8 @@ impl Hip {
                 Ok(_) => Ok(hip),
             };
         }
-        Err(incomplete.unwrap_or(WhyNot::NoLibrary { tried }))
+        let install = library::install(Path::new("/"));
+        Err(incomplete.unwrap_or(WhyNot::NoLibrary { tried, install }))
     }
 
     fn start(&self) -> Result<u32> {
@@ -234,20 +223,6 @@ pub fn visibility() -> Option<String> {
     let set = VISIBILITY.iter().filter_map(|name| Some(format!("{name}={}", env::var(name).ok()?)));
     let set: Vec<String> = set.collect();
     (!set.is_empty()).then(|| set.join(", "))
-}
-
-/// Files to try, in order. A file named by the user is the only one.
-fn candidates(var: impl Fn(&str) -> Option<OsString>, installed: &[PathBuf]) -> Vec<OsString> {
-    let set = |name: &str| var(name).filter(|v| !v.is_empty());
-    if let Some(path) = set("ROCMFORGE_HIP_LIBRARY") {
-        return vec![path];
-    }
-    let within = |dir: &Path| SONAMES.map(|n| dir.join("lib").join(n).into_os_string());
-    let roots = ["ROCM_PATH", "HIP_PATH"].iter().filter_map(|name| set(name));
-    let mut names: Vec<OsString> = roots.flat_map(|root| within(Path::new(&root))).collect();
-    names.extend(SONAMES.map(OsString::from));
-    names.extend(installed.iter().flat_map(|root| within(root)));
-    names
 }
 
 /// Why a file that is there could not be opened; nothing for one that is not.

@@ -24,7 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 
 use self::mailbox::{Command, Mailbox};
 use self::process::Process;
@@ -41,11 +41,20 @@ pub struct RemoteBackend {
     process: Arc<Process>,
     device: String,
     in_flight: bool,
+    /// When the step was handed over.
+    since: Instant,
+    /// How long the last step took: the next one will take about as long.
+    last: Duration,
 }
+
+/// A step's end is asked for without sleeping for this long around the time the last one took: being
+/// woken up takes about as long as choosing the next token.
+const SPIN: Duration = Duration::from_micros(200);
 
 impl RemoteBackend {
     fn new(model: &str, mailbox: Mailbox, doorbell: UnixStream, process: Arc<Process>, device: String) -> Self {
-        Self { model: model.to_owned(), mailbox, doorbell, process, device, in_flight: false }
+        let (model, since, last) = (model.to_owned(), Instant::now(), Duration::ZERO);
+        Self { model, mailbox, doorbell, process, device, in_flight: false, since, last }
     }
 
     /// Hands the mailbox over to the worker.
@@ -56,9 +65,8 @@ impl RemoteBackend {
 
     /// Waits up to `wait` for the mailbox to come back.
     fn answered(&mut self, wait: Duration) -> Result<bool, BackendError> {
-        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let mut bell = [PollFd::new(self.doorbell.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut bell, timeout) {
+        match ppoll(&mut bell, Some(wait.into()), None) {
             Ok(0) | Err(nix::Error::EINTR) => return Ok(false),
             Ok(_) => {}
             Err(e) => return Err(BackendError::Lost(format!("waiting for the worker: {e}"))),
@@ -69,6 +77,23 @@ impl RemoteBackend {
             Err(e) if e.kind() == ErrorKind::Interrupted => Ok(false),
             Ok(_) | Err(_) => Err(self.lost()),
         }
+    }
+
+    /// The same for a step, whose end is expected.
+    fn finished(&mut self, wait: Duration) -> Result<bool, BackendError> {
+        let begin = Instant::now();
+        let (expected, until) = (self.since + self.last, begin + wait);
+        let sleep = expected.saturating_duration_since(begin).saturating_sub(SPIN);
+        if !sleep.is_zero() && self.answered(sleep.min(wait))? {
+            return Ok(true);
+        }
+        while Instant::now() < (expected + SPIN).min(until) {
+            if self.answered(Duration::ZERO)? {
+                return Ok(true);
+            }
+            std::thread::yield_now();
+        }
+        self.answered(until.saturating_duration_since(Instant::now()))
     }
 
     /// A command that is no step, answered before anything else happens.
@@ -120,15 +145,15 @@ impl Backend for RemoteBackend {
     fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
         self.mailbox.put(batch)?;
         self.ring(Command::Step)?;
-        self.in_flight = true;
+        (self.in_flight, self.since) = (true, Instant::now());
         Ok(())
     }
 
     fn poll(&mut self, wait: Duration) -> Result<Option<Output<'_>>, BackendError> {
-        if !self.in_flight || !self.answered(wait)? {
+        if !self.in_flight || !self.finished(wait)? {
             return Ok(None);
         }
-        self.in_flight = false;
+        (self.in_flight, self.last) = (false, self.since.elapsed());
         let n_outputs = self.outcome()? as usize;
         if n_outputs > self.mailbox.shape().max_outputs {
             let what = format!("a step of {} gave {n_outputs} outputs", self.model);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::RemoteBackend;
 use super::mailbox::{Mailbox, Shape};
-use super::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, ToWorker, Wire};
+use super::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, NotUsable, ToWorker, Wire};
 use crate::base::limits::{WORKER_EXIT, WORKER_POLL, WORKER_STALL, WORKER_START};
 
 /// Takes over a descriptor that came with a message.
@@ -34,21 +34,6 @@ pub struct Wish<'a> {
     pub kv_type: &'a str,
     /// The largest step.
     pub shape: Shape,
-}
-
-/// Why a device cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable {
-    /// The reason.
-    pub reason: String,
-    /// Devices that the runtime shows; 0 if it did not say.
-    pub count: u32,
-}
-
-impl From<String> for Unusable {
-    fn from(reason: String) -> Self {
-        Self { reason, count: 0 }
-    }
 }
 
 /// A running worker. It ends when the last one is dropped.
@@ -76,7 +61,7 @@ impl Process {
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn start(mut command: Command, on_death: Box<dyn Fn() + Send + Sync>) -> Result<Arc<Self>, Unusable> {
+    pub fn start(mut command: Command, on_death: Box<dyn Fn() + Send + Sync>) -> Result<Arc<Self>, NotUsable> {
         let (ours, theirs) = Wire::pair().map_err(|e| format!("no socket for the GPU worker: {e}"))?;
         command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::null());
         let mut child = command.spawn().map_err(|e| format!("the GPU worker cannot be started: {e}"))?;
@@ -96,7 +81,7 @@ impl Process {
         });
         let info = match spawned.map(|_| first.recv_timeout(WORKER_START)) {
             Ok(Ok(FromWorker::Ready(info))) => Ok(info),
-            Ok(Ok(FromWorker::Unusable { reason, count })) => Err(Unusable { reason, count }),
+            Ok(Ok(FromWorker::Unusable(why))) => Err(why),
             Ok(Ok(other)) => Err(format!("the GPU worker began with {other:?}").into()),
             Ok(Err(RecvTimeoutError::Timeout)) => {
                 Err(format!("the GPU runtime did not start within {} s", WORKER_START.as_secs()).into())
@@ -263,7 +248,7 @@ fn listen(wire: &Wire, process: &std::sync::Weak<Process>) {
                     FromWorker::Progress { id, .. } | FromWorker::Loaded { id, .. } | FromWorker::Failed { id, .. } => {
                         *id
                     }
-                    FromWorker::Ready(_) | FromWorker::Unusable { .. } => continue,
+                    FromWorker::Ready(_) | FromWorker::Unusable(_) => continue,
                 };
                 if let Some(load) = lock(&process.loads).get(&id) {
                     // Whoever waited may have gone.

@@ -71,12 +71,7 @@ pub enum FromWorker {
     /// First message: the device can be used.
     Ready(DeviceInfo),
     /// First and last message: it cannot.
-    Unusable {
-        /// Why.
-        reason: String,
-        /// Devices that the runtime shows; 0 if it does not say.
-        count: u32,
-    },
+    Unusable(NotUsable),
     /// How far a load is.
     Progress {
         /// Number of the load.
@@ -100,6 +95,23 @@ pub enum FromWorker {
         /// Why.
         why: LoadFailure,
     },
+}
+
+/// Why a device cannot be used, with what is known of it all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotUsable {
+    /// Why.
+    pub reason: String,
+    /// `0000:03:00.0`
+    pub pci: Option<String>,
+    /// Devices that the runtime shows, this one among them; 0 if it was not asked.
+    pub count: u32,
+}
+
+impl From<String> for NotUsable {
+    fn from(reason: String) -> Self {
+        Self { reason, ..Self::default() }
+    }
 }
 
 /// Why a load failed in the worker.
@@ -220,7 +232,7 @@ mod tests {
         assert!(
             matches!(b.receive::<FromWorker>(), Ok(Some((FromWorker::Progress { .. }, files))) if files.is_empty())
         );
-        let long = FromWorker::Unusable { reason: "x".repeat(WORKER_MESSAGE_BYTES), count: 0 };
+        let long = FromWorker::Unusable(NotUsable::from("x".repeat(WORKER_MESSAGE_BYTES)));
         assert!(a.send(&long, &[]).is_err());
         drop(a);
         assert!(b.receive::<FromWorker>().expect("no error").is_none());

@@ -161,3 +161,13 @@ fn an_admin_ends_it_and_the_port_is_free() {
     d.thread.join().expect("ended").expect("exit 0");
     assert!(TcpStream::connect(&d.address).is_err());
 }
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_refused_with_the_reason() {
+    let mut config = Config::defaults(&Surroundings::default());
+    let machine = Machine::probe(Path::new("/nowhere"));
+    device(&config, &machine).expect("auto falls back");
+    config.device.kind = "gpu".to_owned();
+    let e = device(&config, &machine).expect_err("no GPU").to_string();
+    assert!(e.contains("no /dev/kfd") || e.contains("no GPU kernels"), "{e}");
+}

@@ -138,6 +138,7 @@ pub(super) fn options(budget: &Arc<Budget>) -> Options {
         name: "cpu avx2".to_owned(),
         kind: SiteKind::Cpu,
         description: "simulated".to_owned(),
+        pci: None,
         budget: Arc::clone(budget),
         reason: "there is nothing else".to_owned(),
         unusable: None,

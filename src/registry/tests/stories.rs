@@ -77,7 +77,7 @@ fn a_plan_says_what_loads_would_do_and_they_do_it() {
     let outcomes: Vec<Outcome> = plan.iter().map(|p| p.outcome).collect();
     assert_eq!(outcomes, [Outcome::Ready, Outcome::Fits, Outcome::Refused, Outcome::Evicts]);
     assert_eq!((plan[1].free, plan[1].bytes.weights, plan[1].bytes.cache), (334, 300, 30));
-    assert!(plan[2].reason.contains("2203"), "{}", plan[2].reason);
+    assert!(plan[2].reason.contains("needs 2.2 KiB"), "{}", plan[2].reason);
     assert_eq!(plan[3].evicts, ["a"], "after c, a second model of its size needs a's place");
     // Loaded, it takes just that.
     sim.acquire("c");

@@ -1,6 +1,6 @@
 """A device to test kernels on: any libamdhip64.so, through ctypes.
 
-ROCMFORGE_HIP_LIBRARY is the library: device host or rdna3, the CUDA shim, or ROCm's own.
+ROCMFORGE_HIP_LIBRARY is the library: device host, rdna3 or cuda, or ROCm's own.
 ROCMFORGE_HSACO is a folder of code objects NAME.ARCH.hsaco (kernels/compile.sh makes one).
 Tests are run by run.py, or by `python -m unittest discover` with both set.
 """
@@ -59,8 +59,7 @@ class Device:
         self.modules = []
         self.images = []
         for path in sorted(pathlib.Path(objects).glob(f"*.{self.arch}.*")):
-            # PTX must end in a NUL byte.
-            image = ctypes.create_string_buffer(path.read_bytes() + b"\0")
+            image = ctypes.create_string_buffer(path.read_bytes())
             module = ctypes.c_void_p()
             self.call("hipModuleLoadData", ctypes.byref(module), image)
             self.modules.append(module)

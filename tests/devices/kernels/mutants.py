@@ -24,14 +24,18 @@ MUTANTS = [
     ("rope.hip", "rf_fma(frequency[1], position, rest)", "rest", "rope"),
     ("rope.hip", "pairs ? a + 1 : a + half", "pairs ? a + half : a + half", "rope"),
     ("rope.hip", "(q + 1) & 2", "q & 2", "rope"),
+    ("rope.hip", "head * 32 + at) * head_dim;", "head * 32) * head_dim;", "rope"),
+    ("rope.hip", "for (u32 i = n_rot + tid_x()", "for (u32 i = n_rot + 1 + tid_x()", "rope"),
+    ("rope.hip", "head -= n_head_kv;", "", "rope"),
     ("store.hip", "(head * 32 + at) * dim + j", "(at * 32 + head) * dim + j", "store"),
     ("attention.hip", "    ((float*)p)[r * 32 + lane()] = weight;\n  }\n  team_sync();", "    ((float*)p)[r * 32 + lane()] = weight;\n  }", "attention"),
-    ("attention.hip", "if (r < n && i == 0) to[D] = top, to[D + 1] = sum;\n    barrier();", "if (r < n && i == 0) to[D] = top, to[D + 1] = sum;", "attention"),
-    ("attention.hip", "* shrink;\n    barrier();", "* shrink;", "attention"),
-    ("attention.hip", "sums[team() * R + r] = sum;\n  }\n  barrier();", "sums[team() * R + r] = sum;\n  }", "attention"),
-    ("attention.hip", "tid_x(), 128);\n  }\n  barrier();", "tid_x(), 128);\n  }", "attention"),
+    ("attention.hip", "to[D + 1] = sum;\n    }\n    barrier();", "to[D + 1] = sum;\n    }", "attention"),
+    ("attention.hip", "rows.acc[start + r][j];\n    barrier();", "rows.acc[start + r][j];", "attention"),
+    ("attention.hip", "(t * TOGETHER + r - start)", "(t * TOGETHER + r)", "attention"),
+    ("attention.hip", "layer.table[b] : 0;\n  barrier();", "layer.table[b] : 0;", "attention"),
     ("attention.hip", "lane(), 32);\n  }\n  team_sync();", "lane(), 32);\n  }", "attention"),
-    ("attention.hip", "(at < lo ? lo : at > hi ? hi : at)", "at", "attention"),
+    ("attention.hip", "seen = at < lo ? lo : at > hi ? hi : at", "seen = at", "attention"),
+    ("attention.hip", "if (i % 32 == 0) xd[to / 32]", "if (i == 0) xd[to / 32]", "attention"),
     ("paged.h", "position >= window ? position + 1 - window", "position >= window ? position - window", "attention"),
     ("attention.hip", "key > position ||", "key > position + 1 ||", "attention"),
     ("attention.hip", "top == -RF_INF ? 0.f : top;\n    const float shrink", "top;\n    const float shrink", "attention"),
@@ -90,7 +94,7 @@ def survives(objects, mutant):
         shutil.copytree(ROOT / "kernels", tree / "kernels")
         shutil.copytree(ROOT / "tests/devices", tree / "tests/devices", ignore=shutil.ignore_patterns("target"))
         # Only what the tests need, so that a mutant is built in seconds.
-        names = {"rows": ["rows", "activation"], "attention": ["attention", "attention_mma"]}
+        names = {"rows": ["rows", "activation"], "attention": ["attention", "attention_mma", "quantize"]}
         names = names.get(tests, ["_".join([tests, *fmt])])
         for source in (tree / "kernels").glob("*.hip"):
             if source.stem not in names:

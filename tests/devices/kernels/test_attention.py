@@ -66,12 +66,25 @@ class Attention(KernelTest):
         want = np.concatenate([softmax_attention(q[i : i + 1].astype(np.float64), keys[i], values[i], [spans[i][0]], scale,
                                                  window, softcap) for i in range(n)])
         self.close(out.read(), want, 5e-6, f"{kv} {n_head}/{n_head_kv} heads of {dim}, {dim_v}, splits {n_split}")
+        if dim_v % 32 == 0:
+            xq, xd = self.d.empty((n, n_head * dim_v), np.int8), self.d.empty((n, n_head * dim_v // 32, 2))
+            again = self.d.empty((n, n_head, dim_v))
+            self.d.launch(f"attend_combine_q8_{size}", (n, n_head), 64, part, again, xq, xd, n_head, dim_v, n_split)
+            self.close(again.read(), want, 5e-6, f"with codes: heads of {dim_v}, splits {n_split}")
+            # As quantize_q8 makes them of these numbers.
+            q8, scales = self.d.empty((n, n_head * dim_v), np.int8), self.d.empty((n, n_head * dim_v // 32, 2))
+            k = n_head * dim_v
+            self.d.launch("quantize_q8", (n, ceil_div(k, 1024)), 256, again, q8, scales, k)
+            np.testing.assert_array_equal(xq.read(), q8.read())
+            np.testing.assert_array_equal(xd.read(), scales.read())
         self.d.release()
 
     def test_decode_heads(self):
         for dtype in (np.float16, np.float32):
             for n_head, n_head_kv in [(1, 1), (4, 4), (4, 2), (6, 2), (7, 1), (16, 2), (9, 1), (17, 1)]:
                 self.decode(dtype, n_head, n_head_kv, 64, 64, [1, 33, 200], 2)
+            for dim in (128, 256):
+                self.decode(dtype, 7, 1, dim, dim, [3, 150], 1)
 
     def test_decode_sizes(self):
         for dtype in (np.float16, np.float32):

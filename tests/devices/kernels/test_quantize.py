@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hip import ceil_div
 from quants import ProductTest
 
 EPS = 1e-6
@@ -35,7 +36,7 @@ class Quantize(ProductTest):
             for size in [1.0, 1e-30, 1e30]:
                 x = (self.activations(rows, k) * size).astype(np.float32)
                 xq, xd = self.q8(rows, k)
-                self.d.launch("quantize_q8", rows, 256, self.d.array(x), xq, xd, k)
+                self.d.launch("quantize_q8", (rows, ceil_div(k, 1024)), 256, self.d.array(x), xq, xd, k)
                 self.check_q8(x, xq, xd, 0, f"quantize_q8 {rows} x {k}, size {size}")
                 self.d.release()
 
@@ -68,7 +69,7 @@ class Quantize(ProductTest):
         self.assertEqual(np.isfinite(s).tolist(), [True, True, True, False, False, False])
 
     def test_norm_rms(self):
-        for i, (rows, k) in enumerate([(1, 32), (3, 96), (2, 1024), (2, 1056), (3, 4128)]):
+        for i, (rows, k) in enumerate([(1, 32), (3, 96), (2, 1024), (2, 1056), (2, 4096), (3, 4128), (1, 8224)]):
             x = self.normal(rows, k, scale=3)
             x[-1] *= 1e-3
             w = self.normal(k) if i % 2 == 0 else None

@@ -48,6 +48,7 @@ fn start(dir: &Path, budget: u64) -> (Arc<Budget>, Handle) {
         name: "cpu avx2".to_owned(),
         kind: SiteKind::Cpu,
         description: "this machine".to_owned(),
+        pci: None,
         budget: Arc::clone(&budget),
         reason: "no GPU is used in tests".to_owned(),
         unusable: None,

@@ -211,6 +211,7 @@ pub async fn server() -> Server {
         name: "cpu avx2".to_owned(),
         kind: SiteKind::Cpu,
         description: "simulated".into(),
+        pci: None,
         budget: Budget::new(10_000),
         reason: "there is nothing else".into(),
         unusable: None,

@@ -1,11 +1,11 @@
 //! Attention and what it reads: stores to the cache, parts for single tokens, tiles for the rest.
 
-use super::{Lowering, at, buffer};
+use super::{Input, Lowering, at, buffer, pairs};
 use crate::backend::BackendError;
-use crate::backend::hip::program::{Arg, Dim, Extent, Target};
+use crate::backend::hip::program::{Arg, Dim, Extent, Mode, Target};
 use crate::base::limits::KV_BLOCK_TOKENS;
 use crate::plan::cache::{CacheGroup, KvType};
-use crate::plan::op::{Attention, BufId, CacheId};
+use crate::plan::op::{Attention, BufId, CacheId, Op};
 
 /// Head sizes for which kernels exist; a head takes the next larger.
 pub const CAPACITIES: [usize; 3] = [64, 128, 256];
@@ -93,15 +93,14 @@ impl Lowering<'_> {
         let grid = [Extent::each(Dim::Decodes), Extent::Fixed(n_head_kv), Extent::each(split)];
         self.push(format!("attend_split_{kv}_{d}"), grid, 128, args)?;
 
-        let args = vec![
-            at(Target::Parts),
-            buffer(a.out),
-            Arg::U32(n_head),
-            Arg::U32(group.head_dim_v as u32),
-            Arg::Count(split, 1),
-        ];
+        let coded = self.combine_makes_codes(a, group, d);
+        let mut args = vec![at(Target::Parts), buffer(a.out)];
+        if coded {
+            args.extend([at(Target::Q8Codes), at(Target::Q8Scales)]);
+        }
+        args.extend([Arg::U32(n_head), Arg::U32(group.head_dim_v as u32), Arg::Count(split, 1)]);
         let grid = [Extent::each(Dim::Decodes), Extent::Fixed(n_head), Extent::Fixed(1)];
-        self.push(format!("attend_combine_{d}"), grid, 64, args)?;
+        self.push(format!("attend_combine_{}{d}", if coded { "q8_" } else { "" }), grid, 64, args)?;
 
         // The matrix unit takes whole tiles of 16 elements from a cache in f16.
         let whole = group.head_dim.is_multiple_of(16) && group.head_dim_v.is_multiple_of(16);
@@ -111,6 +110,75 @@ impl Lowering<'_> {
         let mut args = vec![buffer(a.q), buffer(a.out), spans, at(Target::Tiles)];
         heads(&mut args);
         let grid = [Extent::each(Dim::Tiles), Extent::Fixed(n_head), Extent::Fixed(1)];
-        self.push(kernel, grid, 128, args)
+        self.push(kernel, grid, 128, args)?;
+        self.ready = self.ready.filter(|(b, _)| *b != a.out);
+        if coded {
+            // Tiles leave numbers only.
+            self.quantize(a.out, Dim::Mixed)?;
+            self.ready = Some((a.out, Input::Q8));
+        }
+        Ok(())
+    }
+
+    /// Whether the parts are joined together with the quantization of the product that follows.
+    fn combine_makes_codes(&self, a: &Attention, group: &CacheGroup, d: usize) -> bool {
+        let Some(Op::Linear { x, projections }) = self.next() else { return false };
+        let coded = |w| super::input_of(self.plan.weight(w), self.mode) == Input::Q8;
+        matches!(self.mode, Mode::Few { .. })
+            && *x == a.out
+            && self.width(a.out) as usize == a.n_head * group.head_dim_v
+            && group.head_dim_v.is_multiple_of(32)
+            && projections.iter().any(|p| coded(p.weight))
+            && (self.chip.has)(&format!("attend_combine_q8_{d}"))
+    }
+
+    /// A rotation; the queries' and the keys' with the store of the latter is one launch, which leaves
+    /// no rotated keys behind. Returns how many ops that were.
+    pub(super) fn rope_and_store(&mut self, op: &Op) -> Result<usize, BackendError> {
+        let plan = self.plan;
+        let fused = match &plan.ops[self.op..self.end] {
+            [
+                Op::Rope { x: q, head_dim, rope },
+                Op::Rope { x, head_dim: dim, rope: same },
+                Op::Store { cache, slot, k, v },
+                ..,
+            ] if (x, head_dim, rope) == (k, dim, same)
+                && q != k
+                && plan.caches[cache.0 as usize].head_dim == *head_dim
+                && self.uses.readers(self.op + 1, *k) == [self.op + 2] =>
+            {
+                Some((*q, *rope, *cache, *slot, *k, *v))
+            }
+            _ => None,
+        };
+        let Some((q, rope, cache, slot, k, v)) = fused else { return self.simple(op).map(|()| 1) };
+        let group = &plan.caches[cache.0 as usize];
+        let kernel = format!("rope_store_{}", kv_name(group.kv_type));
+        if !(self.chip.has)(&kernel) {
+            return self.simple(op).map(|()| 1);
+        }
+        let (off_k, off_v) = self.offsets(group, slot)?;
+        let r = &plan.ropes[rope.0 as usize];
+        let (n_head, n_head_kv) = (self.width(q) / group.head_dim as u32, group.n_head_kv as u32);
+        let args = vec![
+            buffer(q),
+            buffer(k),
+            buffer(v),
+            at(Target::Positions),
+            at(Target::Turns(rope)),
+            at(Target::Slots(cache.0)),
+            off_k,
+            off_v,
+            Arg::U32(n_head),
+            Arg::U32(n_head_kv),
+            Arg::U32(group.head_dim as u32),
+            Arg::U32(group.head_dim_v as u32),
+            Arg::U32(r.n_rot as u32),
+            Arg::U32(pairs(r)),
+            Arg::F32(r.magnitude() as f32),
+        ];
+        let grid = [Extent::each(Dim::Rows), Extent::Fixed(n_head + 2 * n_head_kv), Extent::Fixed(1)];
+        self.push(kernel, grid, 64, args)?;
+        Ok(3)
     }
 }

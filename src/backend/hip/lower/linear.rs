@@ -1,6 +1,6 @@
 //! Products: preparing their input, sharing a launch, and what is computed along with them.
 
-use super::{Input, Lowering, at, buffer, input_of, line, matrix, vector};
+use super::{Input, Lowering, QUANTIZE_ELEMENTS, at, buffer, input_of, line, matrix, vector};
 use crate::backend::BackendError;
 use crate::backend::hip::program::{Arg, Dim, Extent, GEMV_MAX, Mode, Target};
 use crate::plan::op::{Activation, BufId, Op, Projection, WeightId};
@@ -76,14 +76,22 @@ impl Lowering<'_> {
         if self.ready == Some((x, wanted)) {
             return Ok(());
         }
-        let (kernel, values, scales) = match wanted {
-            Input::Q8 => ("quantize_q8", Target::Q8Codes, Target::Q8Scales),
-            _ => ("quantize_f16", Target::F16Values, Target::F16Scales),
-        };
-        let args = vec![buffer(x), at(values), at(scales), Arg::U32(self.width(x))];
-        self.push(kernel, line(Extent::each(Dim::Rows)), 256, args)?;
+        if wanted == Input::Q8 {
+            self.quantize(x, Dim::Rows)?;
+        } else {
+            let args = vec![buffer(x), at(Target::F16Values), at(Target::F16Scales), Arg::U32(self.width(x))];
+            self.push("quantize_f16", line(Extent::each(Dim::Rows)), 256, args)?;
+        }
         self.ready = Some((x, wanted));
         Ok(())
+    }
+
+    /// Makes codes of so many rows of `x`.
+    pub(super) fn quantize(&mut self, x: BufId, rows: Dim) -> Result<(), BackendError> {
+        let k = self.width(x);
+        let args = vec![buffer(x), at(Target::Q8Codes), at(Target::Q8Scales), Arg::U32(k)];
+        let grid = [Extent::each(rows), Extent::Fixed(k.div_ceil(QUANTIZE_ELEMENTS)), Extent::Fixed(1)];
+        self.push("quantize_q8", grid, 256, args)
     }
 
     /// If the op is one product whose only use is a sum right after it: (other summand, result).

@@ -57,9 +57,7 @@ fn decode_is_fused() {
             "embed_q4_0",
             "norm_rms_q8",
             "gemv_q4_0_c1",
-            "rope",
-            "rope",
-            "store_f16",
+            "rope_store_f16",
             "attend_split_f16_64",
             "attend_combine_64",
             "attend_mma_64",
@@ -81,7 +79,7 @@ fn decode_is_fused() {
         ]
     );
     // Query, key and value in one launch: rows of the three, and nobody wants the norm itself.
-    let (norm, qkv, out) = (&tokens.modes[0][1], &tokens.modes[0][2], &tokens.modes[0][10]);
+    let (norm, qkv, out) = (&tokens.modes[0][1], &tokens.modes[0][2], &tokens.modes[0][8]);
     assert_eq!(norm.args[2], at(Target::Null));
     assert_eq!(qkv.args.len(), 17);
     assert_eq!(qkv.args[..3], [2, 3, 4].map(|i| matrix(WeightId(i))));
@@ -140,7 +138,7 @@ fn what_others_read_is_not_fused_away() {
     let mut p = plan(GgmlType::Q4_0);
     p.ops.insert(9, Op::Add { a: BufId(0), b: BufId(6), out: BufId(0) });
     let launches = lowered(&p).segments[0].modes[0].clone();
-    assert_eq!(names(&launches)[10..], ["gemv_q4_0_c1", "add_rows", "add_rows"]);
+    assert_eq!(names(&launches)[8..], ["gemv_q4_0_c1", "add_rows", "add_rows"]);
     // The gate is read again after the activation, which goes elsewhere.
     let mut p = plan(GgmlType::Q4_0);
     p.buffers.push(Buffer { name: "product", width: 64, rows: Rows::Outputs });
@@ -167,10 +165,51 @@ fn an_input_is_quantized_once_until_it_changes() {
     p.ops.insert(7, Op::Linear { x, projections });
     let launches = lowered(&p).segments[0].modes[0].clone();
     let all = names(&launches);
-    assert_eq!(all[9..], ["quantize_q8", "gemv_q4_0_c1", "gemv_q4_0_c1"]);
+    assert_eq!(all[7..], ["quantize_q8", "gemv_q4_0_c1", "gemv_q4_0_c1"]);
     p.ops.insert(8, Op::Scale { x, factor: 2.0 });
     let launches = lowered(&p).segments[0].modes[0].clone();
-    assert_eq!(names(&launches)[9..], ["quantize_q8", "gemv_q4_0_c1", "scale_rows", "quantize_q8", "gemv_q4_0_c1"]);
+    assert_eq!(names(&launches)[7..], ["quantize_q8", "gemv_q4_0_c1", "scale_rows", "quantize_q8", "gemv_q4_0_c1"]);
+}
+
+#[test]
+fn keys_are_rotated_on_the_way_to_the_cache() {
+    let fused = lowered(&plan(GgmlType::Q4_0)).segments[0].modes[4].clone();
+    let store = fused.iter().find(|l| l.kernel == "rope_store_f16").expect("one");
+    assert_eq!(store.args[..3], [2, 3, 4].map(|i| buffer(BufId(i))));
+    assert_eq!(store.args[8..14], [2, 1, 16, 16, 4, 1].map(Arg::U32));
+    assert_eq!(store.grid, [Extent::each(Dim::Rows), Extent::Fixed(4), Extent::Fixed(1)]);
+    // Somebody reads the rotated keys, or they are rotated otherwise.
+    let alone = ["rope", "rope", "store_f16"];
+    let mut p = plan(GgmlType::Q4_0);
+    p.ops.insert(6, Op::Scale { x: BufId(3), factor: 2.0 });
+    assert!(names(&lowered(&p).segments[0].modes[0]).windows(3).any(|w| w == alone));
+    let mut p = plan(GgmlType::Q4_0);
+    p.ropes.push(p.ropes[0].clone());
+    p.ops[4] = Op::Rope { x: BufId(3), head_dim: 16, rope: crate::plan::op::RopeId(1) };
+    assert!(names(&lowered(&p).segments[0].modes[0]).windows(3).any(|w| w == alone));
+}
+
+#[test]
+fn joining_parts_makes_the_codes_of_the_next_product() {
+    let mut p = plan(GgmlType::Q4_0);
+    // Heads of 32, two of them: the scales' groups do not cross heads.
+    p.caches[0].head_dim_v = 32;
+    for (buffer, width) in [(4, 32), (5, 64)] {
+        p.buffers[buffer].width = width;
+    }
+    p.weights[4].n_rows = 32;
+    p.weights[5].n_cols = 64;
+    retype(&mut p, 4, GgmlType::Q4_0);
+    retype(&mut p, 5, GgmlType::Q4_0);
+    let program = lowered(&p);
+    let few = &program.segments[0].modes[0];
+    let at_combine = few.iter().position(|l| l.kernel == "attend_combine_q8_64").expect("one");
+    assert_eq!(names(&few[at_combine + 1..]), ["attend_mma_64", "quantize_q8", "gemv_q4_0_c1"]);
+    // Only for steps with tiles, whose rows have no codes yet.
+    assert_eq!(few[at_combine + 2].grid[0], Extent::each(Dim::Mixed));
+    let numbers = |tiles| super::super::program::Numbers { tokens: 3, outputs: 3, decodes: 2, tiles, splits: &[1] };
+    assert_eq!([0, 1].map(|tiles| numbers(tiles).extent(Extent::each(Dim::Mixed), 3, 3)), [0, 3]);
+    assert!(names(&program.segments[0].modes[4]).contains(&"attend_combine_64"), "prefill takes f16");
 }
 
 #[test]
@@ -221,8 +260,10 @@ fn the_matrix_unit_attends_to_whole_tiles_in_f16() {
 
 #[test]
 fn what_has_no_kernel_is_named() {
-    let says =
-        |plan: &Plan, has: &dyn Fn(&str) -> bool| lower(plan, &Chip { units: 48, has }).expect_err("no").to_string();
+    let says = |plan: &Plan, has: &dyn Fn(&str) -> bool| {
+        let has = |name: &str| has(name) && !name.starts_with("rope_store");
+        lower(plan, &Chip { units: 48, has: &has }).expect_err("no").to_string()
+    };
     let mut p = plan(GgmlType::Q4_0);
     retype(&mut p, 5, GgmlType::IQ4_NL);
     assert_eq!(says(&p, &|_| true), "tensor `wo`: no GPU kernel gemv for IQ4_NL");

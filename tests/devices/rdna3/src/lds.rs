@@ -170,16 +170,34 @@ impl Lds {
     }
 }
 
-/// Extra cycles of an access: the most distinct words that fall in one of the 32 banks, less one.
-pub fn conflicts(words: impl Iterator<Item = u32>) -> u32 {
-    let mut seen: Vec<u32> = words.collect();
-    seen.sort_unstable();
-    seen.dedup();
-    let mut banks = [0u32; 32];
-    for w in seen {
-        banks[w as usize % 32] += 1;
+/// Extra passes of an access of `bytes` a lane at `at` by the lanes of `exec`. A pass moves one word of each of the 32
+/// banks: lanes take turns in groups that have 128 bytes together, and a group takes as many passes as one bank has
+/// different words. A model: the card's own order of lanes is not published.
+pub fn conflicts(at: &[u32; 32], exec: u32, bytes: u32) -> u32 {
+    let words = bytes.div_ceil(4);
+    let group = (32 / words).max(1) as usize;
+    let mut extra = 0;
+    for first in (0..32).step_by(group) {
+        // By bank: how many words, and the first of them; all others.
+        let (mut banks, mut others, mut n, mut most) = ([(0u32, 0u32); 32], [0u32; 32], 0, 1);
+        for l in (first..(first + group).min(32)).filter(|l| exec >> l & 1 != 0) {
+            for word in at[l] / 4..at[l] / 4 + words {
+                let (count, held) = &mut banks[word as usize % 32];
+                if *count == 0 {
+                    *held = word;
+                } else if *held == word || others[..n].contains(&word) {
+                    continue;
+                } else {
+                    others[n] = word;
+                    n += 1;
+                }
+                *count += 1;
+                most = most.max(*count);
+            }
+        }
+        extra += most - 1;
     }
-    banks.iter().max().map_or(0, |m| m.saturating_sub(1))
+    extra
 }
 
 #[cfg(test)]
@@ -204,9 +222,15 @@ mod tests {
 
     #[test]
     fn bank_conflicts() {
-        assert_eq!(conflicts(0..32), 0);
-        assert_eq!(conflicts((0..32).map(|l| l * 2)), 1);
-        assert_eq!(conflicts((0..32).map(|_| 3)), 0);
-        assert_eq!(conflicts((0..32).map(|l| l * 32)), 31);
+        let of = |bytes, f: fn(u32) -> u32| conflicts(&std::array::from_fn(|l| f(l as u32)), !0, bytes);
+        assert_eq!(of(4, |l| l * 4), 0);
+        assert_eq!(of(4, |l| l * 8), 1);
+        assert_eq!(of(4, |_| 12), 0);
+        assert_eq!(of(4, |l| l * 128), 31);
+        // Neighbours, and rows that are some banks apart, in 16 bytes: four passes, none of them extra.
+        assert_eq!(of(16, |l| l * 16), 0);
+        assert_eq!(of(16, |l| l * 144), 0);
+        assert_eq!(of(16, |l| l * 128), 4 * 7);
+        assert_eq!(of(8, |l| l * 16), 2);
     }
 }

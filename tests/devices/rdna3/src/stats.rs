@@ -1,6 +1,9 @@
 //! Counters of a launch.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+
+/// Pages of which lines are noted before they get into the table: most accesses are near earlier ones.
+const RECENT: usize = 16;
 
 /// What a launch did.
 #[derive(Clone, Debug, Default)]
@@ -17,10 +20,10 @@ pub struct Stats {
     pub lds: u64,
     /// Extra passes of local memory accesses, see [`crate::lds::conflicts`].
     pub conflicts: u64,
-    /// Lines of 64 bytes touched.
-    lines: HashSet<u64>,
-    /// The line touched last: most accesses are neighbours.
-    last: u64,
+    /// Lines of 64 bytes touched, a bit each, by page of 4 KiB.
+    pages: HashMap<u64, u64>,
+    /// The same of pages touched lately, page `p` at `p % RECENT`.
+    recent: [(u64, u64); RECENT],
 }
 
 impl Stats {
@@ -28,17 +31,26 @@ impl Stats {
     #[inline]
     pub fn touch(&mut self, at: u64, n: u64) {
         for line in at / 64..=(at + n - 1) / 64 {
-            if line != self.last {
-                self.last = line;
-                self.lines.insert(line);
+            let (page, bit) = (line / 64, 1 << (line % 64));
+            let noted = &mut self.recent[page as usize % RECENT];
+            if noted.0 != page {
+                if noted.1 != 0 {
+                    *self.pages.entry(noted.0).or_default() |= noted.1;
+                }
+                *noted = (page, 0);
             }
+            noted.1 |= bit;
         }
     }
 
     /// Unique lines of 64 and of 128 bytes.
     pub fn lines(&self) -> (usize, usize) {
-        let wide: HashSet<u64> = self.lines.iter().map(|l| l / 2).collect();
-        (self.lines.len(), wide.len())
+        let mut pages = self.pages.clone();
+        for (page, bits) in self.recent {
+            *pages.entry(page).or_default() |= bits;
+        }
+        let sum = |f: fn(u64) -> u64| pages.values().map(|b| f(*b).count_ones() as usize).sum();
+        (sum(|b| b), sum(|b| (b | b >> 1) & 0x5555_5555_5555_5555))
     }
 
     /// Adds another thread's counters.
@@ -49,7 +61,9 @@ impl Stats {
         self.stored += other.stored;
         self.lds += other.lds;
         self.conflicts += other.conflicts;
-        self.lines.extend(&other.lines);
+        for (page, bits) in other.pages.iter().map(|(p, b)| (*p, *b)).chain(other.recent) {
+            *self.pages.entry(page).or_default() |= bits;
+        }
     }
 
     /// Columns of [`row`](Stats::row).
@@ -84,5 +98,13 @@ mod tests {
         s.touch(0, 4);
         s.touch(256, 4);
         assert_eq!(s.lines(), (3, 2));
+        // Pages that share a place among the recent ones, again and again, and another thread's.
+        let mut other = Stats::default();
+        for at in [0, 4096 * RECENT as u64, 64, 4096 * RECENT as u64, 4096 * 2 * RECENT as u64] {
+            other.touch(at, 4);
+        }
+        assert_eq!(other.lines(), (4, 3));
+        s.add(&other);
+        assert_eq!(s.lines(), (5, 4));
     }
 }

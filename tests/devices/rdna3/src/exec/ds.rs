@@ -33,9 +33,7 @@ pub fn check(w: &Wave, i: &Inst, c: &mut Cx, at: &Lanes, n: u32, verb: &str) -> 
         return Some(c.fail(w, i, Cause::LdsBounds, Some(lane), what));
     }
     if c.detailed {
-        // Wide accesses take a pass for each word; conflicts count within the first.
-        let words = (0..32).filter(|l| exec >> l & 1 != 0).map(|l| at[l as usize] / 4);
-        c.stats.conflicts += u64::from(conflicts(words));
+        c.stats.conflicts += u64::from(conflicts(at, exec, n));
         c.stats.lds += u64::from(exec.count_ones() * n);
     }
     None
