@@ -56,6 +56,12 @@ pub const GPU_SPLITS_MAX: u32 = 64;
 pub const WORKER_START: Duration = Duration::from_secs(60);
 /// A GPU worker answers anything but a step within this time, or is replaced.
 pub const WORKER_ANSWER: Duration = Duration::from_secs(20);
+/// A load in a GPU worker that says nothing for this long is given up, and the worker with it: a part of
+/// a file takes a second from the slowest disk.
+pub const WORKER_STALL: Duration = Duration::from_secs(60);
+/// A load waits so long for the end of a worker that was given up, whose memory it needs: the driver
+/// resets a card within seconds.
+pub const WORKER_GONE: Duration = Duration::from_secs(30);
 /// How often a load in a GPU worker looks whether it is still wanted.
 pub const WORKER_POLL: Duration = Duration::from_millis(50);
 /// Longest message between the daemon and a GPU worker: names of files, mostly.

@@ -1,14 +1,17 @@
 //! The devices that models can run on: each GPU through a worker process, then the CPU.
 
 use std::env;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::{Amount, Config};
+use super::systemd;
 use crate::backend::cpu::CpuPool;
 use crate::backend::hip::objects;
 use crate::backend::remote::wire::NotUsable;
-use crate::base::limits::RAM_BUDGET_PERCENT;
+use crate::base::limits::{RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
 use crate::probe::doctor::{self, Build};
@@ -20,6 +23,8 @@ use crate::registry::load::Target;
 
 /// Names of the CPU in lists, budgets and metrics.
 pub(super) const CPU: &str = "cpu";
+/// What the rest of a start takes at most.
+const START_SPARE: Duration = Duration::from_secs(30);
 
 /// Devices, with what loads models onto them; both in the same order.
 pub(super) struct Devices {
@@ -97,11 +102,14 @@ fn gpus(config: &Config, machine: &Machine, sites: &mut Vec<Site>, targets: &mut
     let aside = set_aside(config, machine);
     let (mut index, mut count, mut why_not) = (0, 1, String::new());
     while index < count {
-        let level = config.log.level.clone();
+        let log = config.log.clone();
         let skip: Vec<String> = aside.iter().flat_map(|(pci, _)| ["--skip".to_owned(), pci.clone()]).collect();
+        // A runtime that hangs is waited for; systemd's patience with a start has to last as long.
+        systemd::extend_timeout(WORKER_START + WORKER_EXIT + START_SPARE);
         let opened = Gpu::open(move || {
             let mut command = Command::new("/proc/self/exe");
-            command.args(["gpu-worker", "--index", &index.to_string(), "--log", &level]).args(&skip);
+            command.arg0("rocmforged").args(["gpu-worker", "--index", &index.to_string()]);
+            command.args(["--log", &log.level, "--log-format", &log.format]).args(&skip);
             command
         });
         let id = format!("gpu{index}");

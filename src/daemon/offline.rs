@@ -39,6 +39,9 @@ pub struct GpuWorker {
     /// Log level
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: String,
+    /// Log format
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    log_format: String,
 }
 
 /// `rocmforged eval`
@@ -124,7 +127,7 @@ impl Offline {
 impl GpuWorker {
     /// Its error goes to the log, beside the daemon's.
     fn run(self) -> ExitCode {
-        let log = config::Log { level: self.log, format: "auto".to_owned() };
+        let log = config::Log { level: self.log, format: self.log_format };
         log::start(&log, std::env::var_os("JOURNAL_STREAM").is_some());
         match worker::run(self.index, &self.skip) {
             Ok(()) => ExitCode::SUCCESS,

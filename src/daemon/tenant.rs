@@ -15,6 +15,7 @@ use crate::backend::cpu::CpuPool;
 use crate::base::limits::ANSWER_WAIT;
 use crate::policy::placement::Use;
 use crate::proto::admin::{AdminError, ModelState, Reloaded};
+use crate::registry::gpu::Gpu;
 use crate::registry::load::{LoadOptions, ModelLoader, Target, kv_type};
 use crate::registry::{self, Options, Registry, Reload};
 use crate::simd::Tier;
@@ -32,7 +33,7 @@ pub fn build(site: Site) -> anyhow::Result<House> {
     let pool = CpuPool::new(config.cpu.threads, tier);
     let Devices { sites, targets } = devices::open(config, &site.machine, &pool)?;
     let gpus = sites.iter().zip(&targets).filter_map(|(s, t)| match t {
-        Target::Gpu(gpu) => Some((s.id.clone(), gpu.info.free)),
+        Target::Gpu(gpu) => Some((s.id.clone(), Arc::clone(gpu))),
         _ => None,
     });
     let gpus = gpus.collect();
@@ -101,8 +102,18 @@ struct Models {
     pool: Arc<CpuPool>,
     /// Memory to spare when the daemon started: what a share of it is taken of.
     memory: Option<u64>,
-    /// GPUs, with their free memory at the start.
-    gpus: Vec<(String, u64)>,
+    /// GPUs by their ids.
+    gpus: Vec<(String, Arc<Gpu>)>,
+}
+
+impl Drop for Models {
+    /// The daemon stops. A worker sees that, unless it is stopped itself; and a load that hangs in
+    /// one keeps it.
+    fn drop(&mut self) {
+        for (_, gpu) in &self.gpus {
+            gpu.end();
+        }
+    }
 }
 
 impl Tenant for Models {
@@ -113,7 +124,7 @@ impl Tenant for Models {
         uid: Option<u32>,
     ) -> Answer<'a, Result<(), String>> {
         Box::pin(async move {
-            let gpus = self.gpus.iter().map(|(id, free)| (id.clone(), devices::gpu_budget(config, *free)));
+            let gpus = self.gpus.iter().map(|(id, gpu)| (id.clone(), devices::gpu_budget(config, gpu.info.free)));
             let budgets = gpus.chain([(CPU.to_owned(), devices::ram_budget(config, self.memory))]).collect();
             let changes = Reload {
                 dirs: Some(config.models.dirs.clone()),

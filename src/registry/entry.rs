@@ -213,8 +213,9 @@ impl<M> Entry<M> {
         self.ttl = None;
     }
 
-    /// Why this load was given up on a device.
+    /// Why this load was given up on a device. Another load begins anew.
     pub fn passed_over(&self, site: usize) -> Option<String> {
+        self.load.as_ref()?;
         self.passed.iter().find(|p| p.0 == site).map(|p| p.1.clone())
     }
 

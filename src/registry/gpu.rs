@@ -15,7 +15,7 @@ use crate::backend::hip::{HipBackend, Options};
 use crate::backend::remote::mailbox::Shape;
 use crate::backend::remote::process::{Process, Wish};
 use crate::backend::remote::wire::{DeviceInfo, LoadFailure, NotUsable};
-use crate::base::limits::{GPU_RETRY_FIRST, GPU_RETRY_MAX, KV_BLOCK_TOKENS, MODEL_PARTS_MAX};
+use crate::base::limits::{GPU_RETRY_FIRST, GPU_RETRY_MAX, KV_BLOCK_TOKENS, MODEL_PARTS_MAX, WORKER_GONE};
 use crate::gguf::Gguf;
 use crate::plan::Plan;
 use crate::plan::cache::KvType;
@@ -73,15 +73,27 @@ impl Gpu {
     /// The worker; one that died is replaced, later and later if that fails.
     fn process(&self) -> Result<Arc<Process>, LoadError> {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(process) = worker.process.as_ref().filter(|p| p.dead().is_none()) {
-            return Ok(Arc::clone(process));
+        if let Some(process) = &worker.process {
+            match process.dead() {
+                None => return Ok(Arc::clone(process)),
+                // Its memory is free once it has ended.
+                Some(why) if !process.gone_within(WORKER_GONE) => {
+                    return Err(LoadError::Device(format!("{}: {why}, and does not end", self.name())));
+                }
+                Some(_) => {}
+            }
         }
         if let Some(left) = worker.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
             let text = format!("{} is lost; it is tried again in {} s", self.name(), left.as_secs() + 1);
             return Err(LoadError::Device(text));
         }
         worker.process = None;
-        match Process::start((self.command)(), ring(&self.bell)) {
+        let started = Process::start((self.command)(), ring(&self.bell)).and_then(|p| match self.is_me(p.info()) {
+            true => Ok(p),
+            // Its number went to another one: that one's memory is in another ledger.
+            false => Err(format!("{} is in its place now", p.info().name).into()),
+        });
+        match started {
             Ok(process) => {
                 tracing::info!(device = self.name(), pid = process.pid(), "the GPU worker was started again");
                 (worker.failures, worker.not_before) = (0, None);
@@ -94,6 +106,40 @@ impl Gpu {
                 worker.not_before = Some(Instant::now() + wait);
                 Err(LoadError::Device(format!("{}: {why}; it is tried again in {} s", self.name(), wait.as_secs())))
             }
+        }
+    }
+
+    /// Whether this is the device that it was.
+    fn is_me(&self, found: &DeviceInfo) -> bool {
+        let of = |i: &DeviceInfo| (i.pci.clone(), i.arch.clone(), i.name.clone());
+        of(found) == of(&self.info)
+    }
+
+    /// Ends the worker: the daemon stops. One that is just being started sees that by itself.
+    pub fn end(&self) {
+        if let Ok(Some(process)) = self.worker.try_lock().as_deref().map(|w| w.process.as_ref()) {
+            process.kill("the daemon stops");
+        }
+    }
+
+    /// Has `load` done by the worker; if that is lost meanwhile, once more by another. Whose fault
+    /// it was is not known: another model's step may have failed.
+    fn with_worker<T>(&self, mut load: impl FnMut(&Arc<Process>) -> Result<T, LoadFailure>) -> Result<T, LoadError> {
+        let mut first = true;
+        loop {
+            let why = match load(&self.process()?) {
+                Ok(loaded) => return Ok(loaded),
+                Err(LoadFailure::Cancelled) => return Err(LoadError::Cancelled),
+                Err(LoadFailure::Invalid(why)) => return Err(LoadError::Invalid(why)),
+                Err(LoadFailure::Lost(why)) if first => {
+                    tracing::warn!(device = self.name(), "the load is tried in another worker: {why}");
+                    first = false;
+                    continue;
+                }
+                Err(LoadFailure::Unsupported(why) | LoadFailure::OutOfMemory(why)) => why,
+                Err(LoadFailure::Device(why) | LoadFailure::Lost(why)) => why,
+            };
+            return Err(LoadError::Device(format!("{}: {why}", self.name())));
         }
     }
 
@@ -138,15 +184,10 @@ impl Gpu {
             },
         };
         let mut progress = |done, total| reporter.bytes(done, total) == ControlFlow::Continue(());
-        let process = self.process()?;
-        match process.load(wish, &mut progress) {
-            Ok(backend) => Ok((Box::new(backend), process)),
-            Err(LoadFailure::Cancelled) => Err(LoadError::Cancelled),
-            Err(LoadFailure::Invalid(why)) => Err(LoadError::Invalid(why)),
-            Err(LoadFailure::Unsupported(why) | LoadFailure::OutOfMemory(why) | LoadFailure::Device(why)) => {
-                Err(LoadError::Device(format!("{}: {why}", self.name())))
-            }
-        }
+        self.with_worker(|process| {
+            let backend = process.load(&wish, &mut progress)?;
+            Ok((Box::new(backend) as Box<dyn Backend>, Arc::clone(process)))
+        })
     }
 }
 
@@ -195,13 +236,88 @@ impl Steps {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+    use crate::backend::remote::wire::FromWorker;
 
     #[test]
     fn a_lost_device_is_tried_later_and_later() {
         let waits: Vec<u64> = (0..9).map(|n| retry_after(n).as_secs()).collect();
         assert!(waits.is_sorted() && waits[0] == GPU_RETRY_FIRST.as_secs() && waits[8] == GPU_RETRY_MAX.as_secs());
         assert_eq!(retry_after(u32::MAX), GPU_RETRY_MAX);
+    }
+
+    /// A command for a script that says it is the device at `pci` and does `rest`.
+    fn script(pci: &str, rest: &str) -> Command {
+        let info = DeviceInfo {
+            name: "script".into(),
+            arch: "gfx0".into(),
+            pci: Some(pci.to_owned()),
+            total: 1,
+            free: 1,
+            compute_units: 1,
+            library: "none".into(),
+            runtime_version: 0,
+            count: 1,
+            visibility: None,
+        };
+        let ready = serde_json::to_string(&FromWorker::Ready(info)).expect("JSON");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("printf '{ready}' >&0; {rest}")]);
+        command
+    }
+
+    /// Loads nothing, in a worker that takes it or dies of it.
+    fn load(gpu: &Gpu) -> Result<u32, LoadError> {
+        let shape = Shape { max_tokens: 1, max_outputs: 1, max_spans: 1, table_entries: 1, groups: 1, n_vocab: 1 };
+        let wish = Wish { model: "m", files: Vec::new(), kv_type: "f16", shape };
+        gpu.with_worker(|process| {
+            let loaded = process.load(&wish, &mut |_, _| true);
+            let pid = process.pid();
+            process.kill("it was seen");
+            loaded.map(|_| pid)
+        })
+    }
+
+    #[test]
+    fn a_load_whose_worker_is_lost_is_tried_once_more() {
+        for (deaths, well) in [(1, true), (2, false)] {
+            let started = AtomicU32::new(0);
+            let gpu = Gpu::open(move || {
+                let loaded = FromWorker::Loaded { id: 0, device: "gpu gfx0".into() };
+                let loaded = serde_json::to_string(&loaded).expect("JSON");
+                match started.fetch_add(1, Ordering::Relaxed) {
+                    n if n < deaths => script("1", "sleep 0.2; exit 3"),
+                    _ => script("1", &format!("sleep 0.2; printf '{loaded}' >&0; exec sleep 1000")),
+                }
+            })
+            .expect("a worker");
+            let result = load(&gpu);
+            assert_eq!(result.is_ok(), well, "{result:?}");
+            assert!(well || result.is_err_and(|e| e.to_string().contains("exit status: 3")));
+        }
+    }
+
+    #[test]
+    fn a_load_waits_for_the_end_of_a_worker_that_was_given_up() {
+        let gpu = Gpu::open(|| script("1", "exec sleep 1000")).expect("a worker");
+        let first = gpu.process().expect("runs");
+        first.kill("given up");
+        let second = gpu.process().expect("another");
+        assert!(first.pid() != second.pid() && first.gone_within(Duration::ZERO));
+        gpu.end();
+        assert!(second.gone_within(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn another_device_in_its_place_is_not_taken_for_it() {
+        let started = AtomicU32::new(0);
+        let gpu = Gpu::open(move || script(&started.fetch_add(1, Ordering::Relaxed).to_string(), "exec sleep 1000"));
+        let gpu = gpu.expect("a worker");
+        gpu.process().expect("runs").kill("given up");
+        let why = gpu.process().err().expect("refused").to_string();
+        assert!(why.contains("in its place"), "{why}");
     }
 
     #[test]

@@ -117,8 +117,13 @@ impl Resident for Loaded {
     }
 
     fn fail(&self, reason: &str) {
-        if self.engine.failed().is_none() {
-            self.engine.fail(reason);
+        if self.engine.failed().is_some() {
+            return;
+        }
+        // A late step is the device's fault; whoever looks first, its engine or the registry.
+        match self.worker {
+            Some(_) => self.engine.lose_device(reason),
+            None => self.engine.fail(reason),
         }
     }
 

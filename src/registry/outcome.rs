@@ -202,7 +202,7 @@ impl<M: Resident> Core<M> {
         self.log.record("device", Some(id), None, text);
         entry.passed.push((site, error.to_string()));
         if let Some(load) = &mut entry.load {
-            load.stage = Stage::Waiting;
+            (load.stage, load.slabs, load.evicting) = (Stage::Waiting, None, false);
         }
         true
     }

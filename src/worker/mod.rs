@@ -9,10 +9,11 @@ mod model;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
@@ -60,12 +61,37 @@ fn end() -> ! {
     std::process::abort()
 }
 
+/// Ends the process when the daemon's end of the socket closes, even while the runtime is being
+/// opened and nobody listens.
+fn watch(daemon: &OwnedFd) {
+    loop {
+        // A hang-up is reported without being asked for.
+        let mut socket = [PollFd::new(daemon.as_fd(), PollFlags::empty())];
+        match poll(&mut socket, PollTimeout::NONE) {
+            Ok(_) => end(),
+            Err(nix::Error::EINTR) => {}
+            Err(e) => {
+                tracing::error!("the daemon cannot be watched: {e}");
+                return;
+            }
+        }
+    }
+}
+
 /// Runs the worker for device `index` of those the runtime shows, until the daemon's end of the
 /// socket closes. A device at one of the PCI addresses `skip` is left alone.
 pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
     keep_signals_away();
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"))?;
-    let wire = Wire::from_fd(stdin);
+    let stdin = || std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"));
+    let (wire, daemon) = (Wire::from_fd(stdin()?), stdin()?);
+    let (begins, begun) = mpsc::channel();
+    let watching = std::thread::Builder::new().name("daemon".to_owned()).spawn(move || {
+        let _ = begins.send(());
+        watch(&daemon);
+    });
+    watching.map_err(|e| format!("no thread to watch the daemon: {e}"))?;
+    // A thread that starts may need the dynamic linker, which is locked while a library is opened.
+    let _ = begun.recv();
     let (device, kernels) = match open(index, skip) {
         Ok(found) => found,
         Err(why) => {

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +31,9 @@ const BELL_SPIN: Duration = Duration::from_micros(300);
 /// Loads the model, says how it went, and serves it until it is closed or the daemon is gone.
 pub(super) fn run(worker: &Worker, order: &LoadOrder, files: Vec<File>, cancelled: &AtomicBool) {
     let id = order.id;
-    let loaded = load(worker, order, files, cancelled);
+    // A daemon that waits must hear of a panic, too; its own text is in the log.
+    let loaded = caught(|| load(worker, order, files, cancelled))
+        .unwrap_or_else(|| Err(LoadFailure::Device("loading panicked in the GPU worker".to_owned())));
     worker.loads().remove(&id);
     match loaded {
         Ok((backend, mailbox, bell)) => {
@@ -39,6 +42,11 @@ pub(super) fn run(worker: &Worker, order: &LoadOrder, files: Vec<File>, cancelle
         }
         Err(why) => worker.say(&FromWorker::Failed { id, why }),
     }
+}
+
+/// What `work` gives; nothing if it panics.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 fn load(
@@ -82,6 +90,7 @@ fn load(
         StartError::Cancelled => LoadFailure::Cancelled,
         StartError::Backend(BackendError::Unsupported(why)) => LoadFailure::Unsupported(why),
         StartError::Backend(e @ BackendError::OutOfMemory { .. }) => LoadFailure::OutOfMemory(e.to_string()),
+        StartError::Backend(BackendError::Lost(why)) => LoadFailure::Lost(why),
         StartError::Backend(e) => LoadFailure::Device(e.to_string()),
     })?;
     if gguf.poisoned() {
@@ -105,7 +114,7 @@ fn serve(mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
             let _ = bell.write_all(&byte);
             return;
         }
-        let outcome = match command {
+        let outcome = caught(|| match command {
             Some(Command::Step) => step(&mut backend, &mut mailbox, &mut batch),
             Some(Command::AddSlab { group }) => backend.add_slab(CacheId(group)),
             Some(Command::RemoveSlab { group, first }) => {
@@ -113,7 +122,9 @@ fn serve(mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
                 Ok(0)
             }
             Some(Command::Close) | None => Err(BackendError::Lost("a command that is not known".to_owned())),
-        };
+        });
+        // Nobody knows what a panic left running on the device.
+        let outcome = outcome.unwrap_or_else(|| Err(BackendError::Lost("the GPU worker panicked".to_owned())));
         mailbox.set_outcome(outcome.as_ref().map(|n| *n));
         if bell.write_all(&byte).is_err() {
             return;
@@ -144,5 +155,16 @@ fn step(backend: &mut HipBackend, mailbox: &mut Mailbox, batch: &mut Batch) -> R
             mailbox.set_logits(output.logits);
             return Ok(batch.outputs.len() as u32);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_answer() {
+        assert_eq!(caught(|| 5), Some(5));
+        assert_eq!(caught(|| -> u32 { panic!("planted") }), None);
     }
 }

@@ -5,11 +5,12 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import unittest
 from pathlib import Path
 
 from cases import Case, wait_until
-from daemon import binaries
+from daemon import Daemon, binaries
 from gpu import LIBRARY, needs_gpu, on_gpu
 
 GPU = "gpu gfx1100"
@@ -20,6 +21,14 @@ def worker(daemon):
     children = Path(f"/proc/{daemon.process.pid}/task").glob("*/children")
     ids = [int(i) for file in children for i in file.read_text().split()]
     return [i for i in ids if b"gpu-worker" in Path(f"/proc/{i}/cmdline").read_bytes()]
+
+
+def alive(pid):
+    """Whether a process runs: there, and no zombie."""
+    try:
+        return b") Z" not in Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def device(daemon, name):
@@ -78,6 +87,13 @@ class Placement(Case):
         refused = daemon.ctl("load", "qwen2", "--device", "gpu")
         self.assertEqual(refused.returncode, 1)
         self.assertIn("1.0 MiB", refused.stderr)
+        daemon.stop()
+
+    def test_a_device_that_cannot_be_used_does_not_hide_the_next(self):
+        daemon = self.daemon(**on_gpu(HOSTHIP_ARCH="gfx9999", HOSTHIP_DEVICES=3))
+        if b"HOSTHIP_ARCH" not in Path(LIBRARY).read_bytes():
+            self.skipTest("this test device is always the same chip")
+        self.assertEqual([d["id"] for d in daemon.ask("devices")], ["gpu0", "gpu1", "gpu2", "cpu"])
         daemon.stop()
 
     def test_without_a_runtime_it_says_why_and_runs_on(self):
@@ -143,7 +159,29 @@ class Loss(Case):
         self.assertTrue(daemon.complete("qwen2"))
         (pid,) = worker(daemon)
         daemon.kill()
-        wait_until(lambda: not Path(f"/proc/{pid}").exists() or b"Z" in Path(f"/proc/{pid}/stat").read_bytes())
+        wait_until(lambda: not alive(pid))
+
+    def test_a_worker_that_hangs_in_a_load_goes_with_the_daemon(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu(), config="[http]\ndrain_secs = 1\n")
+        (pid,) = worker(daemon)
+        os.kill(pid, signal.SIGSTOP)
+        load = threading.Thread(target=daemon.ctl, args=("load", "qwen2"))
+        load.start()
+        self.addCleanup(load.join)
+        wait_until(lambda: {m["id"]: m["state"] for m in daemon.ask("ps")}.get("qwen2") == "loading")
+        daemon.stop(within=10)
+        wait_until(lambda: not alive(pid))
+
+    def test_a_worker_that_hangs_in_its_start_goes_when_the_daemon_is_killed(self):
+        # Opening a pipe that nobody writes to takes for ever.
+        os.mkfifo(self.models / "libamdhip64.so")
+        daemon = Daemon(models=[self.models], env={"ROCMFORGE_HIP_LIBRARY": str(self.models / "libamdhip64.so")})
+        self.addCleanup(daemon.remove)
+        daemon.spawn()
+        (pid,) = wait_until(lambda: worker(daemon))
+        daemon.kill()
+        wait_until(lambda: not alive(pid))
 
 
 @needs_gpu
@@ -218,11 +256,43 @@ class Faults(Case):
                 text = daemon.complete("llama-q4_0")
                 self.assertEqual(daemon.ctl("load", "qwen2").returncode, 0, daemon.logged())
                 self.assertEqual(device(daemon, "qwen2"), GPU)
+                (before,) = worker(daemon)
                 status, body = daemon.post("/v1/completions", {"model": "qwen2", "prompt": "Hi", "max_tokens": 200,
                                                                "logit_bias": {"1": -100}})
                 self.assertEqual((status, body["error"]["code"]), (503, "gpu_reset"), body)
                 self.assertEqual(daemon.complete("llama-q4_0"), text, "models on the CPU do not notice")
+                # Another worker can use the device again.
+                wait_until(lambda: device(daemon, "qwen2"))
+                self.assertEqual(device(daemon, "qwen2"), GPU, daemon.logged())
+                self.assertNotIn(before, worker(daemon))
                 daemon.stop()
+
+    def test_a_step_that_hangs_costs_a_worker_and_both_models_come_back_to_the_gpu(self):
+        self.put("qwen2", "gemma3")
+        daemon = self.daemon(**on_gpu(HOSTHIP_HANG_AT=400))
+        for model in ("qwen2", "gemma3"):
+            self.assertEqual(daemon.ctl("load", model).returncode, 0, daemon.logged())
+        (before,) = worker(daemon)
+        # The deadline of a step is half a minute.
+        status, body = daemon.post("/v1/completions", {"model": "qwen2", "prompt": "Hi", "max_tokens": 200,
+                                                       "logit_bias": {"1": -100}}, timeout=100)
+        self.assertEqual((status, body["error"]["code"]), (503, "gpu_reset"), body)
+        for model in ("qwen2", "gemma3"):
+            wait_until(lambda: device(daemon, model))
+            self.assertEqual(device(daemon, model), GPU, daemon.logged())
+        self.assertFalse(alive(before))
+        daemon.stop()
+
+    def test_a_daemon_stops_in_time_though_a_step_hangs(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu(HOSTHIP_HANG_AT=400), config="[http]\ndrain_secs = 1\n")
+        self.assertEqual(daemon.ctl("load", "qwen2").returncode, 0, daemon.logged())
+        connection, answer = daemon.stream("qwen2", max_tokens=300, logit_bias={"1": -100})
+        self.addCleanup(connection.close)
+        answer.readline()
+        (pid,) = worker(daemon)
+        daemon.stop(within=10)
+        wait_until(lambda: not alive(pid))
 
 
 if __name__ == "__main__":

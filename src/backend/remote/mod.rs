@@ -35,6 +35,7 @@ use crate::plan::op::CacheId;
 
 /// One model on a device that a worker process drives.
 pub struct RemoteBackend {
+    model: String,
     mailbox: Mailbox,
     doorbell: UnixStream,
     process: Arc<Process>,
@@ -51,8 +52,9 @@ pub struct RemoteBackend {
 const SPIN: Duration = Duration::from_micros(200);
 
 impl RemoteBackend {
-    fn new(mailbox: Mailbox, doorbell: UnixStream, process: Arc<Process>, device: String) -> Self {
-        Self { mailbox, doorbell, process, device, in_flight: false, since: Instant::now(), last: Duration::ZERO }
+    fn new(model: &str, mailbox: Mailbox, doorbell: UnixStream, process: Arc<Process>, device: String) -> Self {
+        let (model, since, last) = (model.to_owned(), Instant::now(), Duration::ZERO);
+        Self { model, mailbox, doorbell, process, device, in_flight: false, since, last }
     }
 
     /// Hands the mailbox over to the worker.
@@ -101,12 +103,23 @@ impl RemoteBackend {
         let until = Instant::now() + WORKER_ANSWER;
         while Instant::now() < until {
             if self.answered(until.saturating_duration_since(Instant::now()))? {
-                return self.mailbox.outcome();
+                return self.outcome();
             }
         }
-        let what = format!("the worker did not answer {command:?} within {} s", WORKER_ANSWER.as_secs());
+        let s = WORKER_ANSWER.as_secs();
+        let what = format!("it did not answer {command:?} of {} within {s} s", self.model);
         self.process.kill(&what);
         Err(BackendError::Lost(what))
+    }
+
+    /// What came of a command. A device that is lost takes its worker along: only another one can
+    /// use it again, and the other models there would learn it one by one.
+    fn outcome(&self) -> Result<u32, BackendError> {
+        let outcome = self.mailbox.outcome();
+        if let Err(BackendError::Lost(why)) = &outcome {
+            self.process.kill(why);
+        }
+        outcome
     }
 
     /// Why the worker is gone; it is asked for no longer than it takes the system to say so.
@@ -141,7 +154,12 @@ impl Backend for RemoteBackend {
             return Ok(None);
         }
         (self.in_flight, self.last) = (false, self.since.elapsed());
-        let n_outputs = self.mailbox.outcome()? as usize;
+        let n_outputs = self.outcome()? as usize;
+        if n_outputs > self.mailbox.shape().max_outputs {
+            let what = format!("a step of {} gave {n_outputs} outputs", self.model);
+            self.process.kill(&what);
+            return Err(BackendError::Lost(what));
+        }
         Ok(Some(Output { logits: self.mailbox.logits(n_outputs), n_vocab: self.mailbox.shape().n_vocab }))
     }
 }
@@ -150,7 +168,10 @@ impl Drop for RemoteBackend {
     fn drop(&mut self) {
         if self.in_flight {
             // The step is late, or its engine panicked: nobody knows when the worker will answer.
-            self.process.kill("a step was given up");
+            self.process.kill(&format!("a step of {} was given up", self.model));
+            return;
+        }
+        if self.process.dead().is_some() {
             return;
         }
         // So that the device's memory is back when this returns.

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::RemoteBackend;
 use super::mailbox::{Mailbox, Shape};
 use super::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, NotUsable, ToWorker, Wire};
-use crate::base::limits::{WORKER_EXIT, WORKER_POLL, WORKER_START};
+use crate::base::limits::{WORKER_EXIT, WORKER_POLL, WORKER_STALL, WORKER_START};
 
 /// Takes over a descriptor that came with a message.
 pub(super) fn adopt(raw: RawFd) -> File {
@@ -91,8 +92,7 @@ impl Process {
         let info = match info {
             Ok(info) => info,
             Err(mut why) => {
-                let _ = child.kill();
-                let how = child.wait().map(|status| status.to_string()).unwrap_or_default();
+                let how = reap(&mut child);
                 if why.reason.ends_with("at its start") {
                     why.reason += &format!(" ({how})");
                 }
@@ -125,24 +125,36 @@ impl Process {
         lock(&self.child).id()
     }
 
-    /// How it ended, if it did.
+    /// How it ended, or why it is being ended; nothing can be asked of it then.
     pub fn dead(&self) -> Option<String> {
-        lock(&self.death).clone()
+        let death = lock(&self.death).clone();
+        death.or_else(|| self.verdict.get().map(|why| sentence(why)))
+    }
+
+    /// Waits up to `wait` for its end; whether it has ended, and its memory is free.
+    pub fn gone_within(&self, wait: Duration) -> bool {
+        let death = lock(&self.death);
+        let waited = self.died.wait_timeout_while(death, wait, |d| d.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_some()
     }
 
     /// Why it does not answer: how it ended, which the system says within moments.
     pub(super) fn death(&self) -> String {
-        let death = lock(&self.death);
-        let wait = self.died.wait_timeout_while(death, Duration::from_secs(2), |d| d.is_none());
-        let death = wait.unwrap_or_else(PoisonError::into_inner).0.clone();
-        death.unwrap_or_else(|| "the GPU worker closed its end".to_owned())
+        if self.verdict.get().is_none() {
+            self.gone_within(WORKER_EXIT);
+        }
+        self.dead().unwrap_or_else(|| "the GPU worker closed its end".to_owned())
     }
 
-    /// Ends it at once; all its models are lost.
+    /// Ends it at once; all its models are lost. Its end may take a while.
     pub fn kill(&self, why: &str) {
-        let _ = self.verdict.set(why.to_owned());
+        if lock(&self.death).is_some() || self.verdict.set(why.to_owned()).is_err() {
+            return;
+        }
+        tracing::error!(device = self.info.arch, "{}", sentence(why));
         // It may have ended by itself.
         let _ = lock(&self.child).kill();
+        (self.on_death)();
     }
 
     /// Loads a model. `progress` is told bytes done and in all, and whether to go on is its answer.
@@ -151,7 +163,16 @@ impl Process {
     /// [`LoadFailure`]; nothing of the model stays on the device.
     pub fn load(
         self: &Arc<Self>,
-        wish: Wish<'_>,
+        wish: &Wish<'_>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<RemoteBackend, LoadFailure> {
+        self.load_within(WORKER_STALL, wish, progress)
+    }
+
+    fn load_within(
+        self: &Arc<Self>,
+        stall: Duration,
+        wish: &Wish<'_>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<RemoteBackend, LoadFailure> {
         let device = |what: &str, e: std::io::Error| LoadFailure::Device(format!("{what}: {e}"));
@@ -172,27 +193,41 @@ impl Process {
         let sent = self.wire.send(&ToWorker::Load(order), &descriptors);
         drop(theirs);
         let result = match sent {
-            Ok(()) => self.follow(id, &inbox, progress),
-            Err(_) => Err(LoadFailure::Device(self.death())),
+            Ok(()) => self.follow(id, &inbox, stall, progress),
+            Err(e) if e.kind() == ErrorKind::InvalidInput => Err(LoadFailure::Device(e.to_string())),
+            Err(_) => Err(LoadFailure::Lost(self.death())),
         };
         lock(&self.loads).remove(&id);
-        Ok(RemoteBackend::new(mailbox, bell, Arc::clone(self), result?))
+        if let Err(LoadFailure::Lost(why)) = &result {
+            self.kill(why);
+        }
+        Ok(RemoteBackend::new(wish.model, mailbox, bell, Arc::clone(self), result?))
     }
 
     fn follow(
         &self,
         id: u64,
         inbox: &mpsc::Receiver<FromWorker>,
+        stall: Duration,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<String, LoadFailure> {
-        let (mut last, mut cancelled) = ((0, 0), false);
+        let (mut last, mut heard, mut cancelled) = ((0, 0), Instant::now(), false);
         loop {
             match inbox.recv_timeout(WORKER_POLL) {
-                Ok(FromWorker::Progress { done, total, .. }) => last = (done, total),
+                Ok(FromWorker::Progress { done, total, .. }) => (last, heard) = ((done, total), Instant::now()),
                 Ok(FromWorker::Loaded { device, .. }) => return Ok(device),
                 Ok(FromWorker::Failed { why, .. }) => return Err(why),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(LoadFailure::Device(self.death())),
+                Err(RecvTimeoutError::Disconnected) => return Err(LoadFailure::Lost(self.death())),
+            }
+            if let Some(death) = self.dead() {
+                return Err(LoadFailure::Lost(death));
+            }
+            if heard.elapsed() > stall {
+                // Not `Lost`: another worker would be waited for as long.
+                let what = format!("a load said nothing for {} s", stall.as_secs());
+                self.kill(&what);
+                return Err(LoadFailure::Device(what));
             }
             if !progress(last.0, last.1) && !cancelled {
                 cancelled = true;
@@ -230,15 +265,37 @@ fn listen(wire: &Wire, process: &std::sync::Weak<Process>) {
     }
     let how = ended(&process);
     let death = match process.verdict.get() {
-        Some(why) => format!("the GPU worker was ended: {why}"),
-        None => format!("the GPU worker died ({how})"),
+        Some(why) => sentence(why),
+        None => {
+            let death = format!("the GPU worker died ({how})");
+            tracing::error!(device = process.info.arch, "{death}");
+            death
+        }
     };
-    tracing::error!(device = process.info.arch, "{death}");
     *lock(&process.death) = Some(death);
     process.died.notify_all();
     // Loads that wait hear of it.
     lock(&process.loads).clear();
     (process.on_death)();
+}
+
+fn sentence(verdict: &str) -> String {
+    format!("the GPU worker was ended: {verdict}")
+}
+
+/// Ends a child and waits for it, but not for one that the kernel cannot end now (a thread of it is
+/// inside a driver that hangs): that one stays behind until it can.
+fn reap(child: &mut Child) -> String {
+    let _ = child.kill();
+    let until = Instant::now() + WORKER_EXIT;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.to_string(),
+            Err(e) => return e.to_string(),
+            Ok(None) if Instant::now() > until => return "it does not end".to_owned(),
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 /// Waits for the end of a worker that has closed its socket; the lock is free in between.
@@ -259,8 +316,9 @@ fn ended(process: &Process) -> String {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _ = child.kill();
-        let _ = child.wait();
+        reap(self.child.get_mut().unwrap_or_else(PoisonError::into_inner));
     }
 }
+
+#[cfg(test)]
+mod tests;

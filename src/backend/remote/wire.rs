@@ -127,6 +127,8 @@ pub enum LoadFailure {
     Invalid(String),
     /// The device, or its worker, failed.
     Device(String),
+    /// The device, or its worker, is lost; another worker may do.
+    Lost(String),
 }
 
 /// One end of the socket.

@@ -124,6 +124,25 @@ fn a_gpu_is_taken_first_and_left_when_it_fails_unless_it_was_demanded() {
 }
 
 #[test]
+fn a_device_that_failed_a_load_is_no_reason_to_refuse_the_next() {
+    let mut sim = Sim::new(1000, &[("a", 800, 10), ("b", 300, 10)], with_gpu);
+    sim.file("b").error = Some(LoadError::Device(ON_THE_FIRST.to_owned()));
+    sim.acquire("b");
+    sim.advance(S);
+    assert_eq!((sim.state("b"), sim.core.entries["b"].live.as_ref().map(|l| l.site)), (ModelState::Ready, Some(1)));
+    sim.leases.clear();
+    sim.file("b").error = None;
+    sim.load(LoadRequest { model: "a".into(), device: Some("cpu".into()), pin: true, ..LoadRequest::default() });
+    sim.advance(S);
+    assert_eq!((sim.state("a"), sim.state("b")), (ModelState::Ready, ModelState::Absent), "one made room");
+    // The CPU has no room for it now; the GPU has, and may do again.
+    sim.acquire("b");
+    sim.advance(S);
+    assert_eq!(sim.state("b"), ModelState::Ready);
+    sim.end();
+}
+
+#[test]
 fn a_model_whose_device_is_lost_is_loaded_again_but_not_for_ever() {
     let mut sim = Sim::new(1000, &[("a", 300, 10)], |_| ());
     sim.acquire("a");
