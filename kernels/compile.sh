@@ -4,11 +4,11 @@
 # its sources is compiled again.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-out=$1
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
 shift
 clang=${ROCMFORGE_CLANG:-$(command -v clang++-19 || command -v clang++)}
 flags=$(tr '\n' ' ' <"$here/flags")
-mkdir -p "$out"
 for target in "$@"; do
   for source in "${KERNELS:-$here}"/*.hip; do
     object=$out/$(basename "$source" .hip).$target.hsaco
