@@ -14,16 +14,26 @@ pub struct Limits {
     pub max_outputs: usize,
 }
 
-/// Checks sizes, ids and block tables of `batch`; `has(group, block)` says whether a cache group
-/// has a block.
+/// Checks sizes, ids and block tables of `batch`, and the length of `input`; `has(group, block)`
+/// says whether a cache group has a block. Groups of other parts are not looked at.
 ///
 /// # Errors
 /// [`BackendError::Batch`] with the first thing that is wrong: a mistake of the engine.
-pub fn check(batch: &Batch, plan: &Plan, limits: Limits, has: impl Fn(usize, u32) -> bool) -> Result<(), BackendError> {
+pub fn check(
+    batch: &Batch,
+    input: &[f32],
+    plan: &Plan,
+    limits: Limits,
+    has: impl Fn(usize, u32) -> bool,
+) -> Result<(), BackendError> {
     let refuse = |what: String| Err(BackendError::Batch(what));
     let n = batch.tokens.len();
     if n > limits.max_tokens || batch.positions.len() != n {
         return refuse(format!("{n} tokens at {} positions, most {}", batch.positions.len(), limits.max_tokens));
+    }
+    let wanted = plan.input.map_or(0, |id| plan.buffer(id).width * n);
+    if input.len() != wanted {
+        return refuse(format!("an input of {} numbers, not {wanted}", input.len()));
     }
     if batch.outputs.len() > limits.max_outputs {
         return refuse(format!("{} outputs, most {}", batch.outputs.len(), limits.max_outputs));
@@ -40,7 +50,7 @@ pub fn check(batch: &Batch, plan: &Plan, limits: Limits, has: impl Fn(usize, u32
             return refuse(format!("span {i} starts at token {}, not {next}", span.start));
         }
         next += span.len;
-        for (g, group) in plan.caches.iter().enumerate() {
+        for (g, group) in plan.caches.iter().enumerate().filter(|(_, c)| c.part == plan.part) {
             let table = batch.table(g, i);
             let last = (span.pos as usize + span.len - 1) / KV_BLOCK_TOKENS;
             let window = group.window.unwrap_or(u32::MAX);

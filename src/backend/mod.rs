@@ -4,6 +4,7 @@ pub mod batch;
 pub mod cpu;
 pub mod hip;
 pub mod remote;
+pub mod split;
 
 use std::time::Duration;
 
@@ -50,13 +51,14 @@ pub enum BackendError {
 /// What came out of a step.
 #[derive(Debug)]
 pub struct Output<'a> {
-    /// One row of `n_vocab` for each entry of `Batch::outputs`, in order.
-    pub logits: &'a [f32],
+    /// One row of logits for each entry of `Batch::outputs`, in order; of a plan that is not the
+    /// last part of its model, one row of the next part's input for each token.
+    pub rows: &'a [f32],
     /// Width of a row.
-    pub n_vocab: usize,
+    pub width: usize,
 }
 
-/// Runs one model's plan on one device (or several). Owned by the model's engine.
+/// Runs a plan, or both parts of one ([`split`]). Owned by the model's engine.
 pub trait Backend: Send {
     /// Device as users read it: `cpu avx512`, `gpu gfx1100`.
     fn device(&self) -> String;
@@ -72,10 +74,12 @@ pub trait Backend: Send {
     fn remove_slab(&mut self, group: CacheId, first: u32);
 
     /// Starts a step. At most one step is in flight until [`Backend::poll`] has returned it.
+    /// `input` is what the part of the model before this one came to, a row a token; nothing for
+    /// a plan without an input.
     ///
     /// # Errors
     /// Any [`BackendError`]; the step did not happen then.
-    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError>;
+    fn submit(&mut self, batch: &Batch, input: &[f32]) -> Result<(), BackendError>;
 
     /// Waits up to `wait` for the step in flight; `None` if it is not ready.
     ///

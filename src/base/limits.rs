@@ -76,8 +76,13 @@ pub const GPU_RETRY_FIRST: Duration = Duration::from_secs(5);
 pub const GPU_RETRY_MAX: Duration = Duration::from_secs(600);
 /// A model whose device is lost under it twice within this time is not loaded again by itself.
 pub const DEVICE_LOST_AGAIN: Duration = Duration::from_secs(300);
+/// Bytes of memory that are filled or read to measure how fast a device is; more than caches hold.
+pub const BANDWIDTH_BYTES: usize = 256 << 20;
 /// `engine.cache_min`: tokens of cache reserved when a model is loaded.
 pub const CACHE_MIN_TOKENS: u32 = 8192;
+/// The same at most for a load that is tried again because its GPU had less memory than its ledger
+/// says: enough for a chat.
+pub const CACHE_SPARED_TOKENS: u32 = 2048;
 
 /// `engine.max_batch`: sequences decoded together.
 pub const MAX_BATCH: usize = 32;

@@ -5,8 +5,8 @@ use comfy_table::{Cell, CellAlignment, Table};
 
 use super::human::{ago, bytes, clean, count, seconds};
 use crate::proto::admin::{
-    BenchResult, Decision, Device, Evicted, Model, ModelDetail, ModelState, ModelStats, Outcome, Planned, RequestInfo,
-    Status,
+    BenchResult, Decision, Device, Evicted, Model, ModelDetail, ModelState, ModelStats, Outcome, Planned, PlannedShare,
+    RequestInfo, Status,
 };
 
 /// A table without lines; columns whose title begins with `>` are aligned to the right.
@@ -100,29 +100,35 @@ pub fn ps(models: &[Model], now: f64) -> String {
 
 /// `plan`
 pub fn plan(all: &[Planned]) -> String {
-    let rows = all.iter().map(|p| {
-        let total = p.bytes.weights + p.bytes.cache + p.bytes.activations + p.bytes.tables;
-        let placed = |n: u64| if p.device.is_some() { bytes(n) } else { "-".to_owned() };
+    let rows = all.iter().flat_map(|p| {
         let outcome = match p.outcome {
             Outcome::Ready => "is loaded".to_owned(),
             Outcome::Fits => "fits".to_owned(),
             Outcome::Evicts => format!("evicts {}", p.evicts.iter().map(|id| clean(id)).collect::<Vec<_>>().join(", ")),
             Outcome::Refused => "refused".to_owned(),
         };
-        vec![
-            p.id.clone(),
-            or_dash(p.device.as_ref()),
-            placed(p.bytes.weights),
-            placed(p.bytes.cache),
-            placed(p.bytes.activations + p.bytes.tables),
-            placed(total),
-            if p.outcome == Outcome::Ready { "-".to_owned() } else { placed(p.free) },
-            seconds(p.load_s),
-            outcome,
-        ]
+        let row = |device: String, numbers: Vec<String>, first: bool| {
+            let only = |text: String| if first { text } else { String::new() };
+            let mut row = vec![only(p.id.clone()), device];
+            row.extend(numbers);
+            row.extend([only(seconds(p.load_s)), only(outcome.clone())]);
+            row
+        };
+        let share = |(i, s): (usize, &PlannedShare)| {
+            let b = s.bytes;
+            let free = if p.outcome == Outcome::Ready { "-".to_owned() } else { bytes(s.free) };
+            let rest = b.activations + b.tables;
+            let numbers = [b.weights, b.cache, rest, b.weights + b.cache + rest].map(bytes).into_iter().chain([free]);
+            row(s.device.clone(), numbers.collect(), i == 0)
+        };
+        match p.shares.is_empty() {
+            true => vec![row("-".to_owned(), vec!["-".to_owned(); 5], true)],
+            false => p.shares.iter().enumerate().map(share).collect(),
+        }
     });
     let titles = ["NAME", "DEVICE", ">WEIGHTS", ">CACHE", ">OTHER", ">TOTAL", ">FREE BEFORE", ">LOAD", "OUTCOME"];
-    let reasons = all.iter().map(|p| format!("{}: {}\n", clean(&p.id), clean(&p.reason)));
+    let on = |p: &Planned| p.device.as_ref().map_or(String::new(), |d| format!("{}: ", clean(d)));
+    let reasons = all.iter().map(|p| format!("{}: {}{}\n", clean(&p.id), on(p), clean(&p.reason)));
     table(&titles, rows) + &reasons.collect::<String>()
 }
 
@@ -164,9 +170,11 @@ pub fn show(d: &ModelDetail) -> String {
         ("tokenizer", d.tokenizer.clone()),
         ("chat template", d.chat_template.clone()),
     ];
-    if let Some(b) = m.bytes {
+    for s in &m.shares {
+        let b = s.bytes;
         let kinds = [("weights", b.weights), ("cache", b.cache), ("activations", b.activations), ("tables", b.tables)];
-        facts.push(("memory", kinds.map(|(k, n)| format!("{k} {}", bytes(n))).join(", ")));
+        let kinds = kinds.iter().filter(|(_, n)| *n > 0).map(|(k, n)| format!("{k} {}", bytes(*n)));
+        facts.push(("memory", format!("{}: {}", s.device, kinds.collect::<Vec<_>>().join(", "))));
     }
     // Some of the hyperparameters stand above already.
     let new = d.hparams.iter().filter(|(k, _)| !["architecture", "parameters", "context"].contains(&k.as_str()));

@@ -13,7 +13,7 @@ use axum::{Json, body::Body};
 use super::*;
 use crate::proto::admin::{
     AdminError, BenchResult, BenchRun, Device, Evicted, LedgerEntry, LoadEvent, ModelBytes, ModelDetail, ModelState,
-    Outcome, Phase, PlanRequest, Planned, RequestInfo, Status,
+    Outcome, Phase, PlanRequest, Planned, PlannedShare, RequestInfo, Status,
 };
 
 #[derive(Clone, Default)]
@@ -69,6 +69,7 @@ fn model(id: &str, state: ModelState) -> Model {
         device_reason: None,
         context: Some(32_768),
         bytes: Some(ModelBytes { weights: 1 << 30, cache: 1 << 28, activations: 1 << 20, tables: 1 << 20 }),
+        shares: Vec::new(),
         pinned: false,
         leases: 2,
         last_use: None,
@@ -99,9 +100,12 @@ fn planned(id: &str) -> Planned {
         id: id.to_owned(),
         outcome: Outcome::Evicts,
         reason: "it fits".into(),
-        device: Some("gpu0".into()),
-        bytes: ModelBytes { weights: 1 << 30, cache: 1 << 30, ..ModelBytes::default() },
-        free: 1 << 20,
+        device: Some("gpu gfx1100".into()),
+        shares: vec![PlannedShare {
+            device: "gpu0".into(),
+            bytes: ModelBytes { weights: 1 << 30, cache: 1 << 30, ..ModelBytes::default() },
+            free: 1 << 20,
+        }],
         evicts: vec!["old".into()],
         load_s: 1.5,
     }
@@ -280,7 +284,7 @@ async fn verbs_print_tables() {
             &["show", "qwen"],
             &["architecture", "qwen2", "layers", "28", "196 tensors", "rope_freqs.weight", "gpt2, pre qwen2"],
         ),
-        (&["plan", "qwen", "b"], &["FREE BEFORE", "gpu0", "2.0 GiB", "evicts old", "qwen: it fits"]),
+        (&["plan", "qwen", "b"], &["FREE BEFORE", "gpu0", "2.0 GiB", "evicts old", "qwen: gpu gfx1100: it fits"]),
         (&["stats"], &["qwen", "23.4"]),
         (&["devices"], &["AMD EPYC", "no AMD GPU driver", "1.0 GiB  qwen weights"]),
         (&["requests"], &["r1", "decode", "20"]),

@@ -57,6 +57,8 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> a
         description,
         pci: None,
         budget: Budget::new(ram_budget(config, machine.memory_available)),
+        // Nobody compares it where there is no GPU.
+        bandwidth: sites.iter().any(|s| s.unusable.is_none()).then(|| pool.read_bandwidth()),
         reason: why_not.unwrap_or_else(|| "for models that no GPU can hold".to_owned()),
         unusable: None,
     });
@@ -150,6 +152,7 @@ fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, Str
         description: node.map_or_else(|| "GPU".to_owned(), GpuNode::label),
         pci: why.pci,
         budget: Budget::new(0),
+        bandwidth: None,
         reason: reason.clone(),
         unusable: Some(reason),
         id,
@@ -166,6 +169,7 @@ fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
         description: format!("{}, {}, HIP {}.{}", info.name, info.arch, version.0, version.1),
         pci: info.pci.clone(),
         budget: Budget::new(gpu_budget(config, info.free)),
+        bandwidth: info.bandwidth.map(|b| b as f64),
         reason: match &info.visibility {
             None => format!("{} is there", info.library),
             Some(set) => format!("{} is there ({set})", info.library),

@@ -22,6 +22,8 @@ struct Block {
 /// One cache group. A block is free (in `slabs`), in use (`users > 0`) or kept (listed).
 #[derive(Debug)]
 pub(super) struct Group {
+    /// Which part of the model has it, and so which ledger.
+    pub(super) part: usize,
     pub(super) window: Option<u32>,
     pub(super) block_bytes: u64,
     pub(super) slab_bytes: u64,
@@ -40,6 +42,7 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn new(group: &CacheGroup) -> Self {
         Self {
+            part: group.part,
             window: group.window,
             block_bytes: group.block_bytes(),
             slab_bytes: group.slab_bytes(),

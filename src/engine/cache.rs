@@ -13,8 +13,7 @@
 //! Slabs are added while half of a group's blocks are in use, within the ledger: a cache that
 //! nobody uses never makes the engine grow.
 
-use std::sync::Arc;
-
+use super::Ledger;
 use super::blocks::Group;
 use super::prefix::{NONE, NodeId, ROOT, Tree};
 pub use super::tables::Tables;
@@ -23,7 +22,7 @@ use crate::base::limits::KV_BLOCK_TOKENS;
 use crate::plan::batch::NO_BLOCK;
 use crate::plan::cache::CacheGroup;
 use crate::plan::op::CacheId;
-use crate::pool::budget::{Budget, Kind, Reservation, Shortage};
+use crate::pool::budget::{Kind, Shortage};
 
 const BLOCK: u32 = KV_BLOCK_TOKENS as u32;
 
@@ -31,10 +30,9 @@ const BLOCK: u32 = KV_BLOCK_TOKENS as u32;
 pub struct CacheOptions {
     /// The owner in the ledger: the model's id.
     pub owner: String,
-    /// The device's ledger.
-    pub budget: Arc<Budget>,
-    /// Bytes that were reserved for the minimum already (see [`minimum_bytes`]).
-    pub reserved: Option<Reservation>,
+    /// Ledgers of the parts' devices, with what was reserved for the minimum already (see
+    /// [`minimum_bytes`]).
+    pub ledgers: Vec<Ledger>,
     /// Tokens that always have room.
     pub min_tokens: u32,
     /// Most bytes; `None` = what the ledger gives.
@@ -76,17 +74,17 @@ pub enum Fit {
 pub struct Cache {
     groups: Vec<Group>,
     tree: Tree,
-    budget: Arc<Budget>,
+    ledgers: Vec<Ledger>,
     owner: String,
-    reserved: Option<Reservation>,
     max_bytes: u64,
     step_tokens: u32,
 }
 
-/// Bytes that [`Cache::new`] reserves: slabs for `min_tokens` tokens in each group (a windowed
-/// group needs no more than its window and a step).
-pub fn minimum_bytes(groups: &[CacheGroup], min_tokens: u32, step_tokens: u32) -> u64 {
-    groups.iter().map(|g| minimum_slabs(g, min_tokens, step_tokens) as u64 * g.slab_bytes()).sum()
+/// Bytes that [`Cache::new`] reserves for the groups of part `part`: slabs for `min_tokens` tokens
+/// in each (a windowed group needs no more than its window and a step).
+pub fn minimum_bytes(groups: &[CacheGroup], part: usize, min_tokens: u32, step_tokens: u32) -> u64 {
+    let own = groups.iter().filter(|g| g.part == part);
+    own.map(|g| minimum_slabs(g, min_tokens, step_tokens) as u64 * g.slab_bytes()).sum()
 }
 
 fn minimum_slabs(group: &CacheGroup, min_tokens: u32, step_tokens: u32) -> usize {
@@ -117,9 +115,8 @@ impl Cache {
         let mut cache = Self {
             groups: groups.iter().map(Group::new).collect(),
             tree: Tree::new(groups.len()),
-            budget: options.budget,
+            ledgers: options.ledgers,
             owner: options.owner,
-            reserved: options.reserved,
             max_bytes: u64::MAX,
             step_tokens: options.step_tokens,
         };
@@ -130,7 +127,7 @@ impl Cache {
             }
             cache.groups[i].minimum = n * g.slab_blocks();
         }
-        cache.reserved = None;
+        cache.ledgers.iter_mut().for_each(|l| l.reserved = None);
         cache.max_bytes = options.max_bytes.unwrap_or(u64::MAX);
         Ok(cache)
     }
@@ -141,13 +138,15 @@ impl Cache {
         if held.saturating_add(bytes) > self.max_bytes {
             return Err(Shortage { needed: bytes, free: self.max_bytes.saturating_sub(held), total: self.max_bytes });
         }
-        let reservation = match self.reserved.as_mut().and_then(|r| r.split(bytes)) {
+        let ledger = &mut self.ledgers[self.groups[group].part];
+        let reservation = match ledger.reserved.as_mut().and_then(|r| r.split(bytes)) {
             Some(r) => r,
-            None => self.budget.reserve(&self.owner, Kind::Cache, bytes)?,
+            None => ledger.budget.reserve(&self.owner, Kind::Cache, bytes)?,
         };
+        let total = ledger.budget.total();
         let first = backend.add_slab(CacheId(group as u32)).map_err(|e| {
             tracing::warn!(model = self.owner, error = %e, "the ledger granted a slab that the device could not");
-            Shortage { needed: bytes, free: 0, total: self.budget.total() }
+            Shortage { needed: bytes, free: 0, total }
         })?;
         self.groups[group].add_slab(first, reservation);
         // Twice the blocks: nodes before a window have no block any more and still lead the way.
@@ -265,11 +264,13 @@ impl Cache {
         }
     }
 
-    /// Gives idle slabs of the other groups back, so that this one can grow.
+    /// Gives idle slabs of the other groups on its device back, so that this one can grow.
     fn reclaim(&mut self, group: usize, backend: &mut dyn Backend) -> bool {
         let before = self.bytes();
         for other in (0..self.groups.len()).filter(|&g| g != group) {
-            self.release_idle_of(other, backend);
+            if self.groups[other].part == self.groups[group].part {
+                self.release_idle_of(other, backend);
+            }
         }
         self.bytes() < before
     }
@@ -380,7 +381,8 @@ impl Cache {
         total: u32,
         others: impl Iterator<Item = (&'a Tables, u32)> + Clone,
     ) -> Fit {
-        let mut grow = 0;
+        // Bytes of slabs to add on each device; for each group the blocks that it will not need.
+        let mut grow: smallvec::SmallVec<[u64; 2]> = smallvec::smallvec![0; self.ledgers.len()];
         let mut spare: smallvec::SmallVec<[usize; 8]> = smallvec::SmallVec::new();
         let alone = others.clone().next().is_none();
         for (g, group) in self.groups.iter().enumerate() {
@@ -392,13 +394,20 @@ impl Cache {
             let has = group.slabs.n_free() + group.n_kept;
             let short = want.saturating_sub(has);
             spare.push(has.saturating_sub(want));
-            grow += short.div_ceil(group.slab_blocks) as u64 * group.slab_bytes;
+            grow[group.part] += short.div_ceil(group.slab_blocks) as u64 * group.slab_bytes;
         }
-        let mut growable = self.budget.free().min(self.max_bytes.saturating_sub(self.bytes()));
-        if grow > growable {
-            growable += self.groups.iter().zip(&spare).map(|(g, &n)| g.reclaimable(n)).sum::<u64>();
+        let mut allowed = self.max_bytes.saturating_sub(self.bytes());
+        let mut fits = true;
+        for (part, (ledger, grow)) in self.ledgers.iter().zip(grow).enumerate() {
+            let mut growable = ledger.budget.free().min(allowed);
+            if grow > growable {
+                let own = self.groups.iter().zip(&spare).filter(|(g, _)| g.part == part);
+                growable += own.map(|(g, &n)| g.reclaimable(n)).sum::<u64>();
+            }
+            fits &= grow <= growable;
+            allowed = allowed.saturating_sub(grow);
         }
-        match (grow <= growable, alone) {
+        match (fits, alone) {
             (true, _) => Fit::Yes,
             (false, false) => Fit::Later,
             (false, true) => {
@@ -408,12 +417,20 @@ impl Cache {
         }
     }
 
-    /// Bytes that a sequence of `total` tokens needs, and bytes that can be had.
+    /// Bytes that a sequence of `total` tokens needs, and bytes that can be had, on the device that
+    /// lacks most.
     pub fn shortage(&self, total: u32) -> (u64, u64) {
-        let needed =
-            self.groups.iter().map(|g| u64::from(blocks_for(g.window, total, self.step_tokens)) * g.block_bytes);
-        let held = self.bytes();
-        (needed.sum(), held + self.budget.free().min(self.max_bytes.saturating_sub(held)))
+        let allowed = self.max_bytes.saturating_sub(self.bytes());
+        let of = |(part, ledger): (usize, &Ledger)| {
+            let (mut needed, mut held) = (0, 0);
+            for g in self.groups.iter().filter(|g| g.part == part) {
+                needed += u64::from(blocks_for(g.window, total, self.step_tokens)) * g.block_bytes;
+                held += g.slabs.bytes();
+            }
+            (needed, held + ledger.budget.free().min(allowed))
+        };
+        let parts = self.ledgers.iter().enumerate().map(of);
+        parts.max_by_key(|(needed, available)| i128::from(*needed) - i128::from(*available)).unwrap_or_default()
     }
 
     /// Gives back slabs that no sequence uses (forgetting the prefixes in them), down to the

@@ -55,16 +55,23 @@ pub struct Options {
     pub cache_min: u32,
     /// Most bytes of cache; `None` = what the ledger gives.
     pub cache_max: Option<u64>,
-    /// Ledger of the device that holds the caches.
-    pub budget: Arc<Budget>,
-    /// The minimum of cache ([`cache::minimum_bytes`]), if it was reserved already.
-    pub reserved: Option<Reservation>,
+    /// Ledgers of the devices that hold the caches, one for each part of the model.
+    pub ledgers: Vec<Ledger>,
     /// Bytes that a step reads: those of the weights. Deadlines follow from it.
     pub step_bytes: u64,
     /// Tokens of a step; the backend was made for so many.
     pub step_tokens: usize,
     /// Tokens of prompts in a step that also decodes.
     pub step_tokens_shared: usize,
+}
+
+/// Where the caches of one part of a model are accounted for.
+#[derive(Debug)]
+pub struct Ledger {
+    /// The device's ledger.
+    pub budget: Arc<Budget>,
+    /// The part's minimum of cache ([`cache::minimum_bytes`]), if it was reserved already.
+    pub reserved: Option<Reservation>,
 }
 
 impl Options {
@@ -77,8 +84,7 @@ impl Options {
             context,
             cache_min: CACHE_MIN_TOKENS.min(context),
             cache_max: None,
-            budget,
-            reserved: None,
+            ledgers: vec![Ledger { budget, reserved: None }],
             step_bytes: 0,
             step_tokens: STEP_TOKENS,
             step_tokens_shared: STEP_TOKENS_SHARED,

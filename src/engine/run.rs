@@ -59,8 +59,7 @@ pub(super) fn start(
     let shared = Arc::new(Shared::new(&options, backend.device(), n_vocab, Arc::clone(&vocabulary)));
     let cache = CacheOptions {
         owner: options.model,
-        budget: options.budget,
-        reserved: options.reserved,
+        ledgers: options.ledgers,
         min_tokens: options.cache_min,
         max_bytes: options.cache_max,
         step_tokens: options.step_tokens as u32,
@@ -327,7 +326,7 @@ impl Engine {
         let begin = Instant::now();
         let allowed = deadline(self.step_bytes, n_tokens);
         self.shared.set_busy(Some(begin + allowed));
-        self.backend.submit(&self.batch)?;
+        self.backend.submit(&self.batch, &[])?;
         let output = loop {
             self.take_queued();
             if let Some(output) = self.backend.poll(STEP_POLL)? {
@@ -341,11 +340,11 @@ impl Engine {
         let now = Instant::now();
         let stats = &self.shared.stats;
         stats.step(now.duration_since(begin), n_tokens - n_decode, n_decode);
-        if output.n_vocab != self.shared.n_vocab || output.logits.len() < self.batch.outputs.len() * output.n_vocab {
-            let (n, width) = (output.logits.len(), output.n_vocab);
+        if output.width != self.shared.n_vocab || output.rows.len() < self.batch.outputs.len() * output.width {
+            let (n, width) = (output.rows.len(), output.width);
             return Err(BackendError::Unsupported(format!("the step gave {n} logits in rows of {width}")));
         }
-        let mut rows = output.logits.chunks_exact(output.n_vocab);
+        let mut rows = output.rows.chunks_exact(output.width);
         let mut ended = smallvec::SmallVec::<[(Key, Event); 4]>::new();
         for work in &self.step.works {
             let Some(s) = self.sequences[work.key as usize].as_deref_mut() else { continue };

@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
@@ -144,16 +144,28 @@ impl Map {
         self.pages.advise(Advice::HugePage)
     }
 
-    /// Reads the whole file into the page cache and maps its pages, so that no later read faults.
-    /// `progress` hears (bytes done, bytes in all) after each chunk and may stop.
+    /// Where in the file `bytes` lie, if they are some of its own.
+    pub fn range_of(&self, bytes: &[u8]) -> Option<Range<usize>> {
+        let start = (bytes.as_ptr() as usize).checked_sub(self.pages.as_ptr() as usize)?;
+        let end = start.checked_add(bytes.len()).filter(|end| *end <= self.pages.len())?;
+        Some(start..end)
+    }
+
+    /// Reads a part of the file into the page cache and maps its pages, so that no later read there
+    /// faults. `progress` hears the bytes done after each chunk and may stop.
     ///
     /// # Errors
     /// [`MapError::Stopped`] if `progress` said so, [`MapError::Shrank`] if the file did.
-    pub fn populate(&self, mut progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<(), MapError> {
-        let total = self.pages.len();
+    pub fn populate(
+        &self,
+        range: Range<usize>,
+        mut progress: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), MapError> {
+        // Whole pages.
+        let (begin, end) = (range.start / page_size() * page_size(), range.end.min(self.pages.len()));
         let mut populate = true;
-        for start in (0..total).step_by(POPULATE_CHUNK) {
-            let len = POPULATE_CHUNK.min(total - start);
+        for start in (begin..end).step_by(POPULATE_CHUNK) {
+            let len = POPULATE_CHUNK.min(end - start);
             if populate {
                 match self.pages.advise_range(Advice::PopulateRead, start, len) {
                     Ok(()) => {}
@@ -172,7 +184,7 @@ impl Map {
             if self.poisoned() {
                 return Err(MapError::Shrank);
             }
-            if progress((start + len) as u64, total as u64).is_break() {
+            if progress((start + len).saturating_sub(range.start) as u64).is_break() {
                 return Err(MapError::Stopped);
             }
         }
@@ -413,17 +425,21 @@ mod tests {
         let (f, map) = file(1);
         let total = map.len() as u64;
         let mut seen = Vec::new();
-        map.populate(|done, all| {
-            seen.push((done, all));
+        map.populate(0..map.len(), |done| {
+            seen.push(done);
             ControlFlow::Continue(())
         })
         .expect("populated");
-        assert_eq!(seen.last(), Some(&(total, total)));
+        assert_eq!(seen.last(), Some(&total));
+        let part = map.range_of(&map.bytes()[5..map.len() - 1]).expect("its own");
+        assert_eq!(part, 5..map.len() - 1);
+        assert_eq!(map.range_of(&[1, 2, 3]), None);
+        map.populate(part, |_| ControlFlow::Continue(())).expect("populated");
         assert_eq!(map.resident().expect("counted"), total);
         map.touch(0, map.len());
-        assert!(matches!(map.populate(|_, _| ControlFlow::Break(())), Err(MapError::Stopped)));
+        assert!(matches!(map.populate(0..map.len(), |_| ControlFlow::Break(())), Err(MapError::Stopped)));
         f.as_file().set_len(page_size() as u64).expect("truncated");
-        assert!(matches!(map.populate(|_, _| ControlFlow::Continue(())), Err(MapError::Shrank)));
+        assert!(matches!(map.populate(0..map.len(), |_| ControlFlow::Continue(())), Err(MapError::Shrank)));
         assert!(map.poisoned());
     }
 

@@ -93,7 +93,7 @@ impl Driver {
         for part in parts {
             self.sequences[part.sequence].len += part.tokens.len();
         }
-        self.backend.submit(&self.batch)?;
+        self.backend.submit(&self.batch, &[])?;
         self.backend.poll(PATIENCE)?.ok_or_else(|| BackendError::Lost("no answer within an hour".to_owned()))
     }
 
@@ -150,6 +150,7 @@ mod tests {
             head_dim_v: (crate::base::limits::KV_SLAB_BYTES as usize / 2 / SLAB as usize / KV_BLOCK_TOKENS) / 4,
             window,
             kv_type: KvType::F32,
+            part: 0,
         }
     }
 
@@ -166,7 +167,7 @@ mod tests {
 
         fn remove_slab(&mut self, _: CacheId, _: u32) {}
 
-        fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        fn submit(&mut self, batch: &Batch, _input: &[f32]) -> Result<(), BackendError> {
             self.logits.clear();
             for (group, window) in self.windows.clone().into_iter().enumerate() {
                 for (i, span) in batch.spans.iter().enumerate() {
@@ -198,7 +199,7 @@ mod tests {
         }
 
         fn poll(&mut self, _: Duration) -> Result<Option<Output<'_>>, BackendError> {
-            Ok(Some(Output { logits: &self.logits, n_vocab: 1 }))
+            Ok(Some(Output { rows: &self.logits, width: 1 }))
         }
     }
 
@@ -218,7 +219,7 @@ mod tests {
                 Part { sequence: sequences[s], tokens, outputs: tokens.len() - 1..tokens.len() }
             };
             let (a, b) = (part(0), part(1));
-            let logits = driver.step(&[a, b]).expect("a step").logits.to_vec();
+            let logits = driver.step(&[a, b]).expect("a step").rows.to_vec();
             let visible = |end: usize| tokens[end.saturating_sub(40)..end].iter().sum::<u32>() as f32;
             assert_eq!(logits, [visible(ends[0]), visible(ends[1])]);
             at = ends;
@@ -228,8 +229,7 @@ mod tests {
         assert_eq!(hidden, (at[0] - 90 + 1 - 40) / 32);
         driver.clear(sequences[0]);
         driver.clear(sequences[1]);
-        let logits =
-            driver.step(&[Part { sequence: sequences[1], tokens: &[7], outputs: 0..1 }]).expect("a step").logits;
+        let logits = driver.step(&[Part { sequence: sequences[1], tokens: &[7], outputs: 0..1 }]).expect("a step").rows;
         assert_eq!(logits, [7.0]);
         let taken: usize = driver.sequences[1].tables.iter().map(Vec::len).sum();
         assert_eq!(taken, 2);

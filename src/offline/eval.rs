@@ -275,7 +275,7 @@ impl Run {
             let outputs = first.clamp(at, end) - at..end - at;
             let part = |&sequence| Part { sequence, tokens: &tokens[at..end], outputs: outputs.clone() };
             let parts: Vec<Part> = self.sequences.iter().map(part).collect();
-            let logits = self.driver.step(&parts)?.logits;
+            let logits = self.driver.step(&parts)?.rows;
             let size = outputs.len() * self.n_vocab;
             if size > 0 {
                 let (own, others) = logits.split_at(size);

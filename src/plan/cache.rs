@@ -58,6 +58,8 @@ pub struct CacheGroup {
     pub window: Option<u32>,
     /// Element type.
     pub kv_type: KvType,
+    /// Which part of the model has it ([`super::Plan::part`]): its memory is on that part's device.
+    pub part: usize,
 }
 
 impl CacheGroup {

@@ -18,7 +18,7 @@ pub struct PlanError {
 
 impl Plan {
     /// Checks that every id exists, every buffer is written before it is read, widths, rows and
-    /// shapes agree, attention reads what was stored, and the logits come out.
+    /// shapes agree, attention reads what was stored, and the output comes out.
     ///
     /// # Errors
     /// [`PlanError`] with the first thing that is wrong.
@@ -32,11 +32,18 @@ impl Plan {
             }
         }
         let stored = self.caches.iter().map(|c| vec![false; c.n_layer]).collect();
-        let mut checker = Checker { plan: self, written: vec![false; self.buffers.len()], stored };
+        let mut written = vec![false; self.buffers.len()];
+        if let Some(input) = self.input {
+            let fits = self.buffers.get(input.0 as usize).is_some_and(|b| b.rows == Rows::Tokens);
+            let what = || "there is no such buffer, or it has no row a token".to_owned();
+            require(fits, what).map_err(|what| PlanError { place: "input".to_owned(), what })?;
+            written[input.0 as usize] = true;
+        }
+        let mut checker = Checker { plan: self, written, stored };
         for (i, op) in self.ops.iter().enumerate() {
             checker.op(op).map_err(|what| PlanError { place: format!("op {i} ({})", op.name()), what })?;
         }
-        checker.logits().map_err(|what| PlanError { place: "logits".to_owned(), what })
+        checker.output().map_err(|what| PlanError { place: "output".to_owned(), what })
     }
 }
 
@@ -200,11 +207,13 @@ impl<'a> Checker<'a> {
         require(b.rows == rows, || format!("`{}` has rows of {:?}, not {rows:?}", b.name, b.rows))
     }
 
-    fn logits(&self) -> Check {
-        self.width(self.plan.logits, self.plan.n_vocab)?;
-        self.rows(self.plan.logits, Rows::Outputs)?;
-        require(self.written[self.plan.logits.0 as usize], || "nobody writes them".to_owned())?;
-        let missing = self.stored.iter().flatten().filter(|s| !**s).count();
+    fn output(&self) -> Check {
+        if self.buffer(self.plan.output)?.rows == Rows::Outputs {
+            self.width(self.plan.output, self.plan.n_vocab)?;
+        }
+        require(self.written[self.plan.output.0 as usize], || "nobody writes it".to_owned())?;
+        let own = self.stored.iter().zip(&self.plan.caches).filter(|(_, c)| c.part == self.plan.part);
+        let missing = own.flat_map(|(stored, _)| stored).filter(|s| !**s).count();
         require(missing == 0, || format!("{missing} cached layers are never stored"))
     }
 }
@@ -312,8 +321,12 @@ pub(crate) mod tests {
                 head_dim_v: 4,
                 window: None,
                 kv_type: KvType::F16,
+                part: 0,
             }],
-            logits,
+            layers: vec![1],
+            part: 0,
+            input: None,
+            output: logits,
             n_vocab: VOCAB,
         }
     }
@@ -344,8 +357,9 @@ pub(crate) mod tests {
         broken("layer 0 of 0", |p| p.caches[0].n_layer = 0);
         broken("op 3 (rope): 6 of 4 elements", |p| p.ropes[0].n_rot = 6);
         broken("`norm` is 1 x 8, not a vector of 2", |p| p.ropes[0].factors = Some(WeightId(1)));
-        broken("logits: nobody writes them", |p| p.ops.truncate(15));
-        broken("logits: `logits` is 10 wide, not 11", |p| {
+        broken("output: nobody writes it", |p| p.ops.truncate(15));
+        broken("input: there is no such buffer", |p| p.input = Some(p.output));
+        broken("output: `logits` is 10 wide, not 11", |p| {
             p.n_vocab = 11;
             p.weights[0] = Weight { n_rows: 11, ..p.weights[0].clone() };
             p.weights[0].data = Slice::new(Arc::new(vec![0u8; 352]), 0, 352);

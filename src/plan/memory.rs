@@ -68,7 +68,7 @@ fn meetings(plan: &Plan) -> Vec<Vec<bool>> {
     let n = plan.buffers.len();
     let mut meets = vec![vec![false; n]; n];
     let mut alive = vec![false; n];
-    alive[plan.logits.0 as usize] = true;
+    alive[plan.output.0 as usize] = true;
     for op in plan.ops.iter().rev() {
         let (reads, writes) = (op.reads(), op.writes());
         // Inputs and outputs of an op meet: it may write before it has read everything.
@@ -117,7 +117,7 @@ mod tests {
                 owner[layout.slot(b)] = Some(b);
             }
         }
-        assert_eq!(owner[layout.slot(plan.logits)], Some(plan.logits));
+        assert_eq!(owner[layout.slot(plan.output)], Some(plan.output));
         for (i, buffer) in plan.buffers.iter().enumerate() {
             let slot = layout.slots[layout.slot(BufId(i as u32))];
             assert!(slot.width >= buffer.width);

@@ -10,6 +10,7 @@ pub mod display;
 pub mod memory;
 pub mod op;
 pub mod rope;
+pub mod split;
 
 use crate::base::storage::Slice;
 use crate::quant::GgmlType;
@@ -53,10 +54,16 @@ pub struct Plan {
     pub weights: Vec<Weight>,
     /// Rotary embeddings that the ops name.
     pub ropes: Vec<Rope>,
-    /// Caches that the ops name.
+    /// Caches that the ops name, and those of the model's other parts, see [`CacheGroup::part`].
     pub caches: Vec<CacheGroup>,
-    /// Where the logits end up: `n_vocab` wide, `Rows::Outputs`.
-    pub logits: BufId,
+    /// First op of each layer, ascending: where the plan can be [split](Plan::split).
+    pub layers: Vec<usize>,
+    /// Which part of a model this is; 0 if it is all of it.
+    pub part: usize,
+    /// What the part before this one came to, if there is one: `Rows::Tokens`.
+    pub input: Option<BufId>,
+    /// What comes out: logits, `n_vocab` wide and `Rows::Outputs`, or the input of the next part.
+    pub output: BufId,
     /// Width of the logits.
     pub n_vocab: usize,
 }
@@ -65,6 +72,16 @@ impl Plan {
     /// The buffer `id`.
     pub fn buffer(&self, id: BufId) -> &Buffer {
         &self.buffers[id.0 as usize]
+    }
+
+    /// Whether the logits come out, and not the input of another part.
+    pub fn gives_logits(&self) -> bool {
+        self.buffer(self.output).rows == Rows::Outputs
+    }
+
+    /// Bytes of its weights as they lie in the file.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.iter().map(|w| w.data.len() as u64).sum()
     }
 
     /// The weight `id`.

@@ -222,7 +222,59 @@ pub enum Op {
     },
 }
 
+/// Something that an op names.
+pub enum Name<'a> {
+    /// A buffer.
+    Buffer(&'a mut BufId),
+    /// A weight.
+    Weight(&'a mut WeightId),
+    /// A rotation.
+    Rope(&'a mut RopeId),
+    /// A layer of a cache group.
+    Cache(&'a mut CacheId, &'a mut u32),
+}
+
 impl Op {
+    /// Calls `f` with everything that the op names.
+    pub fn each_name(&mut self, f: &mut dyn FnMut(Name<'_>)) {
+        let mut buffers: SmallVec<[&mut BufId; 8]> = smallvec![];
+        match self {
+            Op::Embed { table, out, .. } => {
+                f(Name::Weight(table));
+                buffers.push(out);
+            }
+            Op::Norm { x, weight, bias, out, .. } => {
+                weight.iter_mut().chain(bias).for_each(|w| f(Name::Weight(w)));
+                buffers.extend([x, out]);
+            }
+            Op::Linear { x, projections } => {
+                buffers.push(x);
+                for Projection { weight, bias, out } in projections {
+                    f(Name::Weight(weight));
+                    bias.iter_mut().for_each(|b| f(Name::Weight(b)));
+                    buffers.push(out);
+                }
+            }
+            Op::Rope { x, rope, .. } => {
+                f(Name::Rope(rope));
+                buffers.push(x);
+            }
+            Op::Store { cache, slot, k, v } => {
+                f(Name::Cache(cache, slot));
+                buffers.extend([k, v]);
+            }
+            Op::Attention(a) => {
+                f(Name::Cache(&mut a.cache, &mut a.slot));
+                buffers.extend([&mut a.q, &mut a.out]);
+            }
+            Op::Glu { gate, up, out, .. } => buffers.extend([gate, up, out]),
+            Op::Add { a, b, out } => buffers.extend([a, b, out]),
+            Op::Scale { x, .. } | Op::Softcap { x, .. } => buffers.push(x),
+            Op::Select { x, out } => buffers.extend([x, out]),
+        }
+        buffers.into_iter().for_each(|b| f(Name::Buffer(b)));
+    }
+
     /// What the op does, in a word.
     pub fn name(&self) -> &'static str {
         match self {

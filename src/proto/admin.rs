@@ -33,6 +33,15 @@ pub struct ModelBytes {
     pub tables: u64,
 }
 
+/// What a model takes of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelShare {
+    /// The device's id.
+    pub device: String,
+    /// Bytes by kind.
+    pub bytes: ModelBytes,
+}
+
 /// A model as `ls`, `ps`, `show` and `status` see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
@@ -74,9 +83,12 @@ pub struct Model {
     /// Largest context of a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<u32>,
-    /// Bytes by kind, if loaded.
+    /// Bytes by kind on all devices, if loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<ModelBytes>,
+    /// The same for each device, first the one that it is named after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ModelShare>,
     /// Never evicted to make room.
     #[serde(default)]
     pub pinned: bool,
@@ -130,6 +142,17 @@ pub enum Outcome {
     Refused,
 }
 
+/// What a planned model takes of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedShare {
+    /// The device's id.
+    pub device: String,
+    /// Bytes by kind.
+    pub bytes: ModelBytes,
+    /// Bytes free there before it.
+    pub free: u64,
+}
+
 /// What loading a model would do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
@@ -139,12 +162,10 @@ pub struct Planned {
     pub outcome: Outcome,
     /// Why there, or why not.
     pub reason: String,
-    /// Where.
+    /// What it would run on, as `ps` shows it then: `gpu gfx1100 20/28 + cpu avx512`.
     pub device: Option<String>,
-    /// What it takes there.
-    pub bytes: ModelBytes,
-    /// Bytes free there before it.
-    pub free: u64,
+    /// What it takes of each device, and what is free there before it.
+    pub shares: Vec<PlannedShare>,
     /// Models that would have to go.
     pub evicts: Vec<String>,
     /// Expected seconds: as last time, or its bytes at 1 GB/s.

@@ -78,14 +78,14 @@ fn execute<M: Resident>(effect: Effect<M>, loader: &Arc<dyn Loader<M>>, results:
         Effect::Abort { model } => {
             tokio::spawn(async move { model.stop(false).await });
         }
-        Effect::Stop { id, model, budget, trim } => {
+        Effect::Stop { id, model, budgets, trim } => {
             tokio::spawn(async move {
                 let before = spawn_blocking(memory::private);
                 let before = before.await.unwrap_or(memory::UNKNOWN);
-                let held = budget.held_by(&id);
+                let held = held_by(&budgets, &id);
                 // Nobody has a lease, or those who have were told to go and did not.
                 if tokio::time::timeout(STOP_WAIT, model.stop(false)).await.is_ok() {
-                    on_thread(results, move || tear_down(id, model, &budget, trim, (held, before)));
+                    on_thread(results, move || tear_down(id, model, &budgets, trim, (held, before)));
                 } else {
                     // Its thread hangs in a step. Its memory is in use, and stays in the ledger,
                     // until that ends; the daemon goes on without it.
@@ -111,11 +111,11 @@ async fn quarantine<M: Resident>(model: Arc<M>) {
 }
 
 /// Drops the model (unmapping a large file takes a while) and measures what came of it.
-/// `held` and `private_before` are the bytes in the ledger and of the process before.
+/// `held` and `private_before` are the bytes in the ledgers and of the process before.
 fn tear_down<M: Resident>(
     id: String,
     model: Arc<M>,
-    budget: &Budget,
+    budgets: &[Arc<Budget>],
     trim: fn(),
     (held, private_before): (u64, u64),
 ) -> Done<M> {
@@ -131,10 +131,14 @@ fn tear_down<M: Resident>(
             model = Some(shared);
         }
     }
-    let ledger_freed = held.saturating_sub(budget.held_by(&id));
+    let ledger_freed = held.saturating_sub(held_by(budgets, &id));
     trim();
     let private_after = memory::private();
     Done::Gone { evicted: Evicted { id: id.clone(), private_before, private_after, device_freed: 0, ledger_freed }, id }
+}
+
+fn held_by(budgets: &[Arc<Budget>], id: &str) -> u64 {
+    budgets.iter().map(|b| b.held_by(id)).sum()
 }
 
 fn inspect<M: Resident>(

@@ -10,7 +10,7 @@ use super::catalog::{Found, Scan};
 use super::error::RegistryError;
 use super::lease::Acquired;
 use super::loader::{Facts, Grant, Job, LoadError, Prepared, Progress, Reporter, Source};
-use crate::policy::admission::Need;
+use crate::policy::placement::Needs;
 use crate::pool::budget::Budget;
 use crate::proto::admin::{Device, Evicted, LoadRequest, Model, ModelDetail, ModelStats, Planned, RequestInfo, Status};
 
@@ -68,14 +68,14 @@ pub(super) enum Effect<M> {
     /// Cancel its requests.
     Abort { model: Arc<M> },
     /// Tear it down: nobody uses it any more (or was given time enough).
-    Stop { id: String, model: Arc<M>, budget: Arc<Budget>, trim: fn() },
+    Stop { id: String, model: Arc<M>, budgets: Vec<Arc<Budget>>, trim: fn() },
 }
 
 /// What came of an [`Effect`].
 pub(super) enum Done<M> {
     Scanned { scan: Scan, files: Vec<(String, Option<Found>)> },
     Inspected { id: String, number: u64, found: Option<Found>, result: Result<Box<dyn Prepared<M>>, LoadError> },
-    Described { id: String, found: Option<Found>, result: Result<(Arc<Facts>, Arc<[Need]>), LoadError> },
+    Described { id: String, found: Option<Found>, result: Result<(Arc<Facts>, Arc<Needs>), LoadError> },
     Started { id: String, number: u64, result: Result<M, LoadError> },
     Gone { id: String, evicted: Evicted },
 }

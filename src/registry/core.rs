@@ -14,11 +14,12 @@ use tokio::sync::Notify;
 use super::Options;
 use super::catalog::Found;
 use super::command::{Command, Effect, Reply};
-use super::entry::{Entry, Failure, Leaving, Load, Stage};
+use super::entry::{Entry, Failure, Leaving, Load, Spared, Stage};
 use super::error::RegistryError;
 use super::loader::{Resident, Source};
 use crate::base::limits::{CANCEL_WAIT, DEVICE_LOST_AGAIN, HEALTH_INTERVAL, MODELS_MAX, SCAN_INTERVAL};
 use crate::base::name::nearest;
+use crate::policy::placement::Share;
 use crate::telemetry::events::DecisionLog;
 
 /// All models.
@@ -208,6 +209,7 @@ impl<M: Resident> Core<M> {
             return Err(RegistryError::Busy { what: format!("{busy} models are loaded or wanted"), retry_after_s: 10 });
         }
         entry.passed.clear();
+        entry.spared = Spared::default();
         entry.load = Some(Load {
             number,
             since: now,
@@ -318,10 +320,11 @@ impl<M: Resident> Core<M> {
                 Some(leaving) => {
                     if leases == 0 || leaving.cancelled.is_some_and(|until| now >= until) {
                         leaving.stopping = true;
-                        let budget = Arc::clone(&self.options.sites[live.site].budget);
+                        let budget = |s: &Share| Arc::clone(&self.options.sites[s.site].budget);
+                        let budgets = live.way.shares.iter().map(budget).collect();
                         if let Some(model) = live.model.take() {
                             let trim = self.options.trim;
-                            self.effects.push(Effect::Stop { id: entry.id.clone(), model, budget, trim });
+                            self.effects.push(Effect::Stop { id: entry.id.clone(), model, budgets, trim });
                         }
                     } else {
                         wake.extend(leaving.cancelled);

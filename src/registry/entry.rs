@@ -9,8 +9,8 @@ use super::catalog::Stamp;
 use super::command::Reply;
 use super::error::RegistryError;
 use super::lease::{Acquired, Lease, Seat};
-use super::loader::{Facts, Prepared, Reporter, Source, Wanted};
-use crate::policy::admission::Need;
+use super::loader::{Facts, Job, Prepared, Reporter, Source, Wanted};
+use crate::policy::placement::{Needs, Use, Way, Wish};
 use crate::proto::admin::{Evicted, Model, ModelDetail, ModelState};
 
 /// A model that is in the catalog, or was loaded by path.
@@ -39,15 +39,26 @@ pub(super) struct Entry<M> {
     pub lost: Option<Instant>,
     /// Devices that this load was tried on in vain, with the reason.
     pub passed: Vec<(usize, String)>,
+    /// What this load goes without, as a device had less memory than its ledger says.
+    pub spared: Spared,
     /// Known once the file was opened; another stamp clears both.
     pub facts: Option<Arc<Facts>>,
-    /// Of each device.
-    pub needs: Option<Arc<[Need]>>,
+    /// How it can be run.
+    pub needs: Option<Arc<Needs>>,
     /// What its last load took, waiting excluded.
     pub load_time: Option<Duration>,
     pub last_use: Option<SystemTime>,
     /// Who waits for its facts.
     pub shows: Vec<Reply<ModelDetail>>,
+}
+
+/// What a load goes without on its second try.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spared {
+    /// Tokens of cache that it starts with at most.
+    pub cache_most: Option<u32>,
+    /// By device: layers there at most.
+    pub layers: Vec<(usize, u32)>,
 }
 
 /// Why and when a model failed.
@@ -61,8 +72,8 @@ pub(super) struct Live<M> {
     /// Taken out when it is torn down.
     pub model: Option<Arc<M>>,
     pub seat: Arc<Seat>,
-    /// Index of its device.
-    pub site: usize,
+    /// How it is run.
+    pub way: Way,
     pub device_reason: String,
     pub wanted: Wanted,
     /// Of the file that was loaded.
@@ -136,17 +147,17 @@ pub(super) enum Stage<M> {
     /// The file is being opened and checked.
     Inspecting,
     /// Checked; there is not enough free memory yet, or others load first.
-    Room { prepared: Box<dyn Prepared<M>>, site: usize, reason: String },
+    Room { prepared: Box<dyn Prepared<M>>, way: Way, reason: String },
     /// Being read.
-    Starting { site: usize, reason: String, began: Instant },
+    Starting { way: Way, reason: String, began: Instant },
 }
 
 impl<M> Stage<M> {
-    /// Device that the model was placed on.
-    pub fn site(&self) -> Option<usize> {
+    /// How the model is to be run.
+    pub fn way(&self) -> Option<&Way> {
         match self {
             Stage::Waiting | Stage::Inspecting => None,
-            Stage::Room { site, .. } | Stage::Starting { site, .. } => Some(*site),
+            Stage::Room { way, .. } | Stage::Starting { way, .. } => Some(way),
         }
     }
 }
@@ -196,6 +207,7 @@ impl<M> Entry<M> {
             failure: None,
             lost: None,
             passed: Vec::new(),
+            spared: Spared::default(),
             facts: None,
             needs: None,
             load_time: None,
@@ -217,6 +229,29 @@ impl<M> Entry<M> {
     pub fn passed_over(&self, site: usize) -> Option<String> {
         self.load.as_ref()?;
         self.passed.iter().find(|p| p.0 == site).map(|p| p.1.clone())
+    }
+
+    /// What is to be loaded.
+    pub fn job(&self) -> Job {
+        let cache_most = self.load.as_ref().and(self.spared.cache_most);
+        Job { id: self.id.clone(), source: self.source.clone(), wanted: self.wanted.clone(), cache_most }
+    }
+
+    /// Where it is wanted; `otherwise` is the device for those that ask for none.
+    pub fn wish(&self, otherwise: Use) -> Wish {
+        Wish { device: self.wanted.device.unwrap_or(otherwise), gpu_layers: self.wanted.gpu_layers }
+    }
+
+    /// Layers that this load may have on a device at most, if there is a limit.
+    pub fn layers_max(&self, site: usize) -> Option<u32> {
+        self.load.as_ref()?;
+        self.spared.layers.iter().filter(|l| l.0 == site).map(|l| l.1).min()
+    }
+
+    /// How it is run, or will be.
+    pub fn way(&self) -> Option<&Way> {
+        let loading = || self.load.as_ref().and_then(|l| l.stage.way());
+        self.live.as_ref().map(|l| &l.way).or_else(loading)
     }
 
     /// Loaded, and not on its way out.

@@ -11,7 +11,8 @@ use super::error::RegistryError;
 use super::loader::Resident;
 use crate::policy::admission::Need;
 use crate::policy::evict::{self, Candidate, Standing};
-use crate::proto::admin::{ModelBytes, Outcome, Planned};
+use crate::policy::placement::{Placement, Share};
+use crate::proto::admin::{ModelBytes, ModelShare, Outcome, Planned, PlannedShare};
 
 /// A device as it would be by then.
 struct Room {
@@ -49,15 +50,16 @@ impl<M: Resident> Core<M> {
             outcome,
             reason,
             device: None,
-            bytes: ModelBytes::default(),
-            free: 0,
+            shares: Vec::new(),
             evicts: Vec::new(),
             load_s: entry.reload().as_secs_f64(),
         };
+        let name = |site: usize| self.options.sites[site].id.clone();
         if let Some(live) = entry.ready() {
+            let share = |s: ModelShare| PlannedShare { device: s.device, bytes: s.bytes, free: 0 };
             return Planned {
-                device: Some(self.options.sites[live.site].id.clone()),
-                bytes: self.bytes(live.site, &entry.id),
+                device: Some(self.device_of(entry)),
+                shares: self.shares(&live.way, &entry.id).into_iter().map(share).collect(),
                 load_s: 0.0,
                 ..planned(Outcome::Ready, live.device_reason.clone())
             };
@@ -68,24 +70,37 @@ impl<M: Resident> Core<M> {
         let Some(needs) = &entry.needs else {
             return planned(Outcome::Refused, "its file was not looked at yet: ask again in a moment".to_owned());
         };
-        let place = match self.admit(&entry.id, needs, entry) {
+        let Placement { way, reason } = match self.admit(&entry.id, needs, entry) {
             Ok(place) => place,
             Err(e) => return planned(Outcome::Refused, e.to_string()),
         };
-        let (need, room) = (needs[place.site], &mut rooms[place.site]);
+        let share = |s: &Share| PlannedShare { device: name(s.site), bytes: bytes(s.need), free: rooms[s.site].free };
         let mut result = Planned {
-            device: Some(self.options.sites[place.site].id.clone()),
-            bytes: bytes(need),
-            free: room.free,
-            ..planned(Outcome::Fits, place.reason)
+            device: Some(self.label(&way, needs.n_layer)),
+            shares: way.shares.iter().map(share).collect(),
+            ..planned(Outcome::Fits, reason)
         };
-        match room.make(need.total()) {
-            None => {
-                result.outcome = Outcome::Refused;
-                result.reason = "there is no room beside what is pinned, busy or planned before it".to_owned();
+        for share in &way.shares {
+            match rooms[share.site].make(share.need.total()) {
+                None => {
+                    result.outcome = Outcome::Refused;
+                    result.reason = format!(
+                        "there is no room on {} beside what is pinned, busy or planned before it",
+                        name(share.site)
+                    );
+                    return result;
+                }
+                Some(evicts) => {
+                    for id in evicts {
+                        // Who goes leaves all of its devices.
+                        rooms.iter_mut().for_each(|room| room.gone(&id));
+                        result.evicts.push(id);
+                    }
+                }
             }
-            Some(evicts) if !evicts.is_empty() => (result.outcome, result.evicts) = (Outcome::Evicts, evicts),
-            Some(_) => {}
+        }
+        if !result.evicts.is_empty() {
+            result.outcome = Outcome::Evicts;
         }
         result
     }
@@ -98,13 +113,21 @@ impl Room {
         let of_slabs = short.min(self.slabs);
         short -= of_slabs;
         let victims = evict::victims(&self.candidates, short)?;
-        let freed: u64 = victims.iter().map(|&v| self.candidates[v].bytes).sum();
-        for &v in &victims {
-            self.candidates[v].standing = Standing::Fixed;
-        }
+        let victims: Vec<String> = victims.into_iter().map(|v| self.ids[v].clone()).collect();
+        victims.iter().for_each(|id| self.gone(id));
         self.slabs -= of_slabs;
-        self.free = (self.free + of_slabs + freed).saturating_sub(total);
-        Some(victims.into_iter().map(|v| self.ids[v].clone()).collect())
+        self.free = (self.free + of_slabs).saturating_sub(total);
+        Some(victims)
+    }
+
+    /// A model has gone, if it was here.
+    fn gone(&mut self, id: &str) {
+        let Some(v) = self.ids.iter().position(|i| i == id) else { return };
+        let candidate = &mut self.candidates[v];
+        if candidate.standing != Standing::Fixed {
+            candidate.standing = Standing::Fixed;
+            self.free += candidate.bytes;
+        }
     }
 }
 

@@ -136,14 +136,15 @@ impl Gpu {
                     first = false;
                     continue;
                 }
-                Err(LoadFailure::Unsupported(why) | LoadFailure::OutOfMemory(why)) => why,
+                Err(LoadFailure::OutOfMemory(why)) => return Err(LoadError::OutOfMemory(why)),
+                Err(LoadFailure::Unsupported(why)) => why,
                 Err(LoadFailure::Device(why) | LoadFailure::Lost(why)) => why,
             };
             return Err(LoadError::Device(format!("{}: {why}", self.name())));
         }
     }
 
-    /// Bytes that a model takes on it, with `cache` bytes for the smallest caches.
+    /// Bytes of its memory that a model takes, with `cache` bytes for the smallest caches.
     pub(super) fn need(&self, plan: &Plan, steps: &Steps, cache: u64) -> Need {
         let options = steps.options();
         Need {
@@ -154,12 +155,18 @@ impl Gpu {
         }
     }
 
-    /// Copies a model's weights onto it and makes ready to run steps.
+    /// Bytes of the host's memory that a model on it takes, mapped files aside.
+    pub(super) fn host_bytes(plan: &Plan, steps: &Steps) -> u64 {
+        HipBackend::host_bytes(plan, &steps.options()) + steps.shape(plan).bytes() as u64
+    }
+
+    /// Copies the weights of `plan` onto it and makes ready to run steps: all of a model, or its
+    /// layers from `first_layer` on.
     pub(super) fn load(
         &self,
         model: &str,
         gguf: &Gguf,
-        plan: &Plan,
+        (plan, first_layer): (&Plan, Option<usize>),
         kv_type: KvType,
         steps: &Steps,
         reporter: &Reporter,
@@ -174,14 +181,8 @@ impl Gpu {
             model,
             files: gguf.maps.iter().enumerate().map(|(i, map)| (map.file().as_fd(), name(i))).collect(),
             kv_type: kv_type.name(),
-            shape: Shape {
-                max_tokens: steps.tokens,
-                max_outputs: steps.sequences,
-                max_spans: steps.sequences,
-                table_entries: steps.table_entries(),
-                groups: plan.caches.len(),
-                n_vocab: plan.n_vocab,
-            },
+            first_layer,
+            shape: steps.shape(plan),
         };
         let mut progress = |done, total| reporter.bytes(done, total) == ControlFlow::Continue(());
         self.with_worker(|process| {
@@ -223,6 +224,19 @@ impl Steps {
         self.sequences * (self.context as usize).div_ceil(KV_BLOCK_TOKENS)
     }
 
+    /// The mailbox of a model that runs `plan`.
+    fn shape(&self, plan: &Plan) -> Shape {
+        Shape {
+            max_tokens: self.tokens,
+            max_outputs: self.sequences,
+            max_spans: self.sequences,
+            table_entries: self.table_entries(),
+            groups: plan.caches.len(),
+            input_width: plan.input.map_or(0, |id| plan.buffer(id).width),
+            n_vocab: plan.n_vocab,
+        }
+    }
+
     fn options(&self) -> Options {
         Options {
             max_tokens: self.tokens,
@@ -257,6 +271,7 @@ mod tests {
             total: 1,
             free: 1,
             compute_units: 1,
+            bandwidth: None,
             library: "none".into(),
             runtime_version: 0,
             count: 1,
@@ -270,8 +285,16 @@ mod tests {
 
     /// Loads nothing, in a worker that takes it or dies of it.
     fn load(gpu: &Gpu) -> Result<u32, LoadError> {
-        let shape = Shape { max_tokens: 1, max_outputs: 1, max_spans: 1, table_entries: 1, groups: 1, n_vocab: 1 };
-        let wish = Wish { model: "m", files: Vec::new(), kv_type: "f16", shape };
+        let shape = Shape {
+            max_tokens: 1,
+            max_outputs: 1,
+            max_spans: 1,
+            table_entries: 1,
+            groups: 1,
+            input_width: 0,
+            n_vocab: 1,
+        };
+        let wish = Wish { model: "m", files: Vec::new(), kv_type: "f16", first_layer: None, shape };
         gpu.with_worker(|process| {
             let loaded = process.load(&wish, &mut |_, _| true);
             let pid = process.pid();

@@ -5,7 +5,7 @@
 //! into memory with progress to show, and a file that is in the page cache already takes
 //! milliseconds. Onto a GPU its worker copies them.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -14,24 +14,26 @@ use super::facts;
 use super::gpu::{Gpu, Steps};
 use super::loaded::{Loaded, Pieces};
 use super::loader::{Facts, Grant, Job, LoadError, Loader, Prepared, Reporter, Source};
+use super::needs;
 use crate::backend::cpu::{CpuBackend, CpuPool};
 use crate::backend::remote::process::Process;
+use crate::backend::split::SplitBackend;
 use crate::backend::{Backend, BackendError};
 use crate::base::limits::{
     CACHE_MIN_TOKENS, CONTEXT_MAX, ENGINE_QUEUE, MAX_BATCH, STEP_TOKENS, STEP_TOKENS_SHARED, WARMUP_MAX,
 };
 use crate::chat::template::{Source as TemplateSource, Template};
+use crate::engine;
 use crate::engine::events::Events;
 use crate::engine::handle::Handle;
 use crate::engine::message::{Event, Generate, Sampling};
-use crate::engine::{self, cache};
-use crate::gguf::map::MapError;
+use crate::gguf::map::{Map, MapError};
 use crate::gguf::meta::Value;
 use crate::gguf::{Gguf, GgufError};
 use crate::model::{Model, PlanOptions};
-use crate::plan::Plan;
-use crate::plan::cache::KvType;
-use crate::policy::admission::Need;
+use crate::plan::cache::{CacheGroup, KvType};
+use crate::plan::{Plan, Weight};
+use crate::policy::placement::{Needs, Way};
 use crate::proto::admin::Phase;
 use crate::tokenizer::Tokenizer;
 
@@ -70,7 +72,7 @@ impl Default for LoadOptions {
 
 impl LoadOptions {
     /// The largest step of a model with this context.
-    fn steps(&self, context: u32) -> Steps {
+    pub(super) fn steps(&self, context: u32) -> Steps {
         Steps { tokens: self.step_tokens, sequences: self.max_batch, context }
     }
 }
@@ -138,9 +140,6 @@ fn open(source: &Source) -> Result<Gguf, LoadError> {
 
 impl Loader<Loaded> for ModelLoader {
     fn inspect(&self, job: &Job, reporter: &Reporter) -> Result<Box<dyn Prepared<Loaded>>, LoadError> {
-        if job.wanted.gpu_layers.is_some() {
-            return Err(device("a model runs on one device as a whole: --gpu-layers is not built yet"));
-        }
         let kv_type = kv_type(job.wanted.kv_type.as_ref().unwrap_or(&self.options.kv_type)).map_err(device)?;
         reporter.phase(Phase::Map);
         let gguf = open(&job.source)?;
@@ -153,11 +152,13 @@ impl Loader<Loaded> for ModelLoader {
         if context > trained {
             facts.notes.push(format!("a context of {context} tokens is more than the {trained} it was trained for"));
         }
+        let mut options = self.options.clone();
+        options.cache_min = options.cache_min.min(job.cache_most.unwrap_or(u32::MAX));
         Ok(Box::new(Checked {
             id: job.id.clone(),
             targets: self.targets.clone(),
-            options: self.options.clone(),
-            needs: self.needs(&gguf, &plan, context),
+            needs: Arc::new(needs::of(&self.targets, &options, &gguf, &plan, context)),
+            options,
             kv_type,
             gguf,
             plan,
@@ -175,33 +176,20 @@ impl Loader<Loaded> for ModelLoader {
     }
 }
 
-impl ModelLoader {
-    fn needs(&self, gguf: &Gguf, plan: &Plan, context: u32) -> Arc<[Need]> {
-        let o = &self.options;
-        let cache = cache::minimum_bytes(&plan.caches, o.cache_min.min(context), o.step_tokens as u32);
-        let need = |target: &Target| match target {
-            Target::Cpu(pool) => Need {
-                weights: gguf.file_bytes,
-                cache,
-                activations: CpuBackend::activation_bytes(plan, pool, o.step_tokens, o.max_batch),
-                tables: facts::tables(&gguf.meta),
-            },
-            Target::Gpu(gpu) => gpu.need(plan, &o.steps(context), cache),
-            Target::Unusable => Need::default(),
-        };
-        self.targets.iter().map(need).collect()
-    }
+/// A model's backend with the caches that it has, and the worker process that it lives in, if it
+/// does.
+struct Placed {
+    backend: Box<dyn Backend>,
+    caches: Vec<CacheGroup>,
+    worker: Option<Arc<Process>>,
 }
-
-/// A model's backend, and the worker process that it lives in, if it does.
-type Placed = (Box<dyn Backend>, Option<Arc<Process>>);
 
 /// A checked model.
 struct Checked {
     id: String,
     targets: Vec<Target>,
     options: LoadOptions,
-    needs: Arc<[Need]>,
+    needs: Arc<Needs>,
     kv_type: KvType,
     gguf: Gguf,
     plan: Arc<Plan>,
@@ -210,7 +198,7 @@ struct Checked {
 }
 
 impl Prepared<Loaded> for Checked {
-    fn needs(&self) -> Arc<[Need]> {
+    fn needs(&self) -> Arc<Needs> {
         Arc::clone(&self.needs)
     }
 
@@ -222,11 +210,11 @@ impl Prepared<Loaded> for Checked {
         // The tokenizer needs the processor and the weights need the disk.
         let (text, backend) = std::thread::scope(|scope| {
             let text = scope.spawn(|| self.text());
-            let backend = self.backend(grant.site, reporter);
+            let backend = self.backend(&grant.way, reporter);
             let text = text.join().unwrap_or_else(|_| Err(invalid("its tokenizer cannot be made: it panicked")));
             (text, backend)
         });
-        let (backend, worker) = backend?;
+        let Placed { backend, caches, worker } = backend?;
         let (tokenizer, template) = text?;
         if tokenizer.n_vocab() > self.plan.n_vocab {
             let (tokens, rows) = (tokenizer.n_vocab(), self.plan.n_vocab);
@@ -234,6 +222,13 @@ impl Prepared<Loaded> for Checked {
         }
         let o = &self.options;
         let device_name = backend.device();
+        let mut ledgers = std::mem::take(&mut grant.ledgers);
+        match grant.way.layers {
+            // A split's first part is the CPU's, which is named last.
+            Some(_) => ledgers.reverse(),
+            // What is left of the host's memory is no cache.
+            None => ledgers.truncate(1),
+        }
         let options = engine::Options {
             model: self.id.clone(),
             max_batch: o.max_batch,
@@ -241,15 +236,18 @@ impl Prepared<Loaded> for Checked {
             context: self.context,
             cache_min: o.cache_min.min(self.context),
             cache_max: None,
-            budget: Arc::clone(&grant.budget),
-            reserved: grant.cache.take(),
+            ledgers,
             step_bytes: self.gguf.file_bytes,
             step_tokens: o.step_tokens,
             step_tokens_shared: o.step_tokens_shared,
         };
         let vocabulary = Arc::new(Pieces(Arc::clone(&tokenizer)));
-        let engine =
-            engine::start(options, backend, &self.plan.caches, self.plan.n_vocab, vocabulary).map_err(device)?;
+        let engine = engine::start(options, backend, &caches, self.plan.n_vocab, vocabulary).map_err(|e| match e {
+            engine::StartError::Cache(short) => {
+                LoadError::OutOfMemory(format!("no room for the smallest KV cache: {short}"))
+            }
+            e => device(e),
+        })?;
         reporter.phase(Phase::Warmup);
         warm_up(&engine, &tokenizer)?;
         engine.forget_stats();
@@ -277,27 +275,53 @@ impl Prepared<Loaded> for Checked {
 }
 
 impl Checked {
-    /// Brings the weights to the device and makes ready to run steps there.
-    fn backend(&self, site: usize, reporter: &Reporter) -> Result<Placed, LoadError> {
-        let o = &self.options;
-        match &self.targets[site] {
-            Target::Cpu(pool) => {
-                reporter.phase(Phase::Read);
-                self.read(reporter)?;
-                let backend = CpuBackend::new(Arc::clone(&self.plan), Arc::clone(pool), o.step_tokens, o.max_batch);
-                backend.map(|b| (Box::new(b) as Box<dyn Backend>, None)).map_err(|e| match e {
-                    BackendError::Unsupported(why) => LoadError::Invalid(why),
-                    e => device(e),
-                })
+    /// Brings the weights to their devices and makes ready to run steps there.
+    fn backend(&self, way: &Way, reporter: &Reporter) -> Result<Placed, LoadError> {
+        let whole = |(backend, worker)| Placed { backend, caches: self.plan.caches.clone(), worker };
+        match (&self.targets[way.site()], way.layers) {
+            (Target::Cpu(pool), _) => Ok(whole((self.on_cpu(pool, &self.plan, reporter)?, None))),
+            (Target::Gpu(gpu), None) => {
+                self.on_gpu(gpu, (&self.plan, None), reporter).map(|(b, worker)| whole((b, Some(worker))))
             }
-            Target::Gpu(gpu) => {
-                reporter.phase(Phase::Upload);
-                let steps = o.steps(self.context);
-                let (backend, worker) = gpu.load(&self.id, &self.gguf, &self.plan, self.kv_type, &steps, reporter)?;
-                Ok((backend, Some(worker)))
+            (Target::Gpu(gpu), Some(layers)) => {
+                let first = self.plan.layers.len().saturating_sub(layers as usize);
+                let cpu = self.targets.iter().find_map(|t| if let Target::Cpu(pool) = t { Some(pool) } else { None });
+                let (Some(parts), Some(pool)) = (self.plan.split(first), cpu) else {
+                    return Err(device(format!("its layers cannot be divided before layer {first}")));
+                };
+                let (rest, worker) = self.on_gpu(gpu, (&parts[1], Some(first)), reporter)?;
+                let start = self.on_cpu(pool, &Arc::new(parts[0].clone()), reporter)?;
+                let backend = Box::new(SplitBackend::new(start, rest, &parts));
+                Ok(Placed { backend, caches: parts[0].caches.clone(), worker: Some(worker) })
             }
-            Target::Unusable => Err(device("this device cannot be used")),
+            (Target::Unusable, _) => Err(device("this device cannot be used")),
         }
+    }
+
+    fn on_gpu(
+        &self,
+        gpu: &Gpu,
+        part: (&Plan, Option<usize>),
+        reporter: &Reporter,
+    ) -> Result<(Box<dyn Backend>, Arc<Process>), LoadError> {
+        reporter.phase(Phase::Upload);
+        gpu.load(&self.id, &self.gguf, part, self.kv_type, &self.options.steps(self.context), reporter)
+    }
+
+    fn on_cpu(
+        &self,
+        pool: &Arc<CpuPool>,
+        plan: &Arc<Plan>,
+        reporter: &Reporter,
+    ) -> Result<Box<dyn Backend>, LoadError> {
+        reporter.phase(Phase::Read);
+        self.read(plan, reporter)?;
+        let o = &self.options;
+        let backend = CpuBackend::new(Arc::clone(plan), Arc::clone(pool), o.step_tokens, o.max_batch);
+        backend.map(|b| Box::new(b) as Box<dyn Backend>).map_err(|e| match e {
+            BackendError::Unsupported(why) => LoadError::Invalid(why),
+            e => device(e),
+        })
     }
 
     /// Tokenizer and chat template.
@@ -323,16 +347,25 @@ impl Checked {
         Ok((Arc::new(tokenizer), template))
     }
 
-    /// Brings the files into memory.
-    fn read(&self, reporter: &Reporter) -> Result<(), LoadError> {
-        let total = self.gguf.file_bytes;
+    /// Brings the weights of `plan` into memory: of a whole model its files, as they lie there.
+    fn read(&self, plan: &Plan, reporter: &Reporter) -> Result<(), LoadError> {
+        let whole = plan.layers.len() == self.plan.layers.len();
+        let ranges: Vec<(&Map, Range<usize>)> = match whole {
+            true => self.gguf.maps.iter().map(|map| (&**map, 0..map.len())).collect(),
+            false => {
+                let of = |w: &Weight| self.gguf.maps.iter().find_map(|m| Some((&**m, m.range_of(w.data.bytes())?)));
+                plan.weights.iter().filter_map(of).collect()
+            }
+        };
+        let total = ranges.iter().map(|(_, range)| range.len() as u64).sum();
         let mut before = 0;
-        for map in &self.gguf.maps {
-            map.populate(|done, _| reporter.bytes(before + done, total)).map_err(|e| match e {
+        for (map, range) in ranges {
+            let len = range.len() as u64;
+            map.populate(range, |done| reporter.bytes(before + done, total)).map_err(|e| match e {
                 MapError::Stopped => LoadError::Cancelled,
                 e => device(e),
             })?;
-            before += map.len() as u64;
+            before += len;
         }
         match reporter.bytes(total, total) {
             ControlFlow::Break(()) => Err(LoadError::Cancelled),

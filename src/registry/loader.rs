@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
-use crate::policy::admission::Need;
-use crate::policy::placement::Use;
-use crate::pool::budget::{Budget, Kind, Reservation, Shortage};
+use super::Site;
+use crate::engine::Ledger;
+use crate::policy::placement::{Needs, Share, Use, Way};
+use crate::pool::budget::{Kind, Reservation, Shortage};
 use crate::proto::admin::{ModelStats, Phase, RequestInfo};
 
 /// Where a model's bytes come from.
@@ -47,7 +48,7 @@ pub struct Wanted {
     pub kv_type: Option<String>,
     /// Device, if another than `device.use`.
     pub device: Option<Use>,
-    /// Layers on the GPU.
+    /// Layers on the GPU: the last ones.
     pub gpu_layers: Option<u32>,
 }
 
@@ -60,6 +61,8 @@ pub struct Job {
     pub source: Source,
     /// How.
     pub wanted: Wanted,
+    /// Tokens of cache to start with at most, after a device had less memory than its ledger says.
+    pub cache_most: Option<u32>,
 }
 
 /// Why a load failed. The text stands in the model's state and in every answer.
@@ -71,6 +74,9 @@ pub enum LoadError {
     /// The device, or the system, failed.
     #[error("{0}")]
     Device(String),
+    /// The device had less memory than its ledger says.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// The ledger had less than was granted.
     #[error("{0}")]
     Memory(#[from] Shortage),
@@ -150,8 +156,8 @@ pub trait Loader<M>: Send + Sync + 'static {
 
 /// A checked file that can be loaded.
 pub trait Prepared<M>: Send {
-    /// Bytes it needs to serve at all, on each device of `Options::sites`.
-    fn needs(&self) -> Arc<[Need]>;
+    /// How it can be run on the devices of `Options::sites`, with the bytes it needs to serve at all.
+    fn needs(&self) -> Arc<Needs>;
     /// What is known by now.
     fn facts(&self) -> Arc<Facts>;
     /// Loads it into the memory that was granted; the value keeps the grant while it lives.
@@ -161,39 +167,41 @@ pub trait Prepared<M>: Send {
     fn start(self: Box<Self>, grant: Grant, reporter: &Reporter) -> Result<M, LoadError>;
 }
 
-/// Memory in the ledger that admission granted to a load.
+/// Memory in the ledgers that admission granted to a load.
 #[derive(Debug)]
 pub struct Grant {
-    /// Index of the device in `Options::sites`.
-    pub site: usize,
-    /// Its ledger.
-    pub budget: Arc<Budget>,
+    /// How the model is run.
+    pub way: Way,
     /// Weights, activations and tables: kept while the model lives.
     pub held: Vec<Reservation>,
-    /// The smallest caches, for the engine.
-    pub cache: Option<Reservation>,
+    /// For each share the device's ledger, with the smallest caches there, for the engine.
+    pub ledgers: Vec<Ledger>,
 }
 
 impl Grant {
-    /// Reserves all of `need`, or nothing.
+    /// Reserves all that `way` needs on `sites`, or nothing.
     ///
     /// # Errors
-    /// [`Shortage`] if it does not fit.
-    pub fn new(site: usize, budget: &Arc<Budget>, owner: &str, need: Need) -> Result<Self, Shortage> {
-        let short = |_| Shortage { needed: need.total(), free: budget.free(), total: budget.total() };
-        let mut held = Vec::with_capacity(3);
-        for (kind, bytes) in
-            [(Kind::Weights, need.weights), (Kind::Activations, need.activations), (Kind::Tables, need.tables)]
-        {
-            if bytes > 0 {
-                held.push(budget.reserve(owner, kind, bytes).map_err(short)?);
+    /// [`Shortage`] if it does not fit, with the device.
+    pub fn new(way: &Way, sites: &[Site], owner: &str) -> Result<Self, (usize, Shortage)> {
+        let mut grant = Self { way: way.clone(), held: Vec::with_capacity(6), ledgers: Vec::with_capacity(2) };
+        for &Share { site, need } in &way.shares {
+            let budget = &sites[site].budget;
+            let short = |_| (site, Shortage { needed: need.total(), free: budget.free(), total: budget.total() });
+            for (kind, bytes) in
+                [(Kind::Weights, need.weights), (Kind::Activations, need.activations), (Kind::Tables, need.tables)]
+            {
+                if bytes > 0 {
+                    grant.held.push(budget.reserve(owner, kind, bytes).map_err(short)?);
+                }
             }
+            let reserved = match need.cache {
+                0 => None,
+                bytes => Some(budget.reserve(owner, Kind::Cache, bytes).map_err(short)?),
+            };
+            grant.ledgers.push(Ledger { budget: Arc::clone(budget), reserved });
         }
-        let cache = match need.cache {
-            0 => None,
-            bytes => Some(budget.reserve(owner, Kind::Cache, bytes).map_err(short)?),
-        };
-        Ok(Self { site, budget: Arc::clone(budget), held, cache })
+        Ok(grant)
     }
 }
 

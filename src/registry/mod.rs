@@ -24,6 +24,7 @@ pub mod load;
 mod loaded;
 pub mod loader;
 mod memory;
+mod needs;
 mod outcome;
 mod room;
 #[cfg(test)]
@@ -67,6 +68,8 @@ pub struct Site {
     pub pci: Option<String>,
     /// Its ledger.
     pub budget: Arc<Budget>,
+    /// Bytes a second at which it reads its memory, where that was measured.
+    pub bandwidth: Option<f64>,
     /// Why it is used: `no GPU: /dev/kfd is absent`.
     pub reason: String,
     /// Why it cannot be used, if so.

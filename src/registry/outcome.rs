@@ -9,9 +9,10 @@ use super::core::Core;
 use super::entry::{Entry, Failure, Live, Stage};
 use super::error::RegistryError;
 use super::lease::{Acquired, Pending, Seat};
-use super::loader::{Job, LoadError, Prepared, Resident, Source};
+use super::loader::{LoadError, Prepared, Resident, Source};
+use crate::base::limits::CACHE_SPARED_TOKENS;
 use crate::policy::human;
-use crate::policy::placement::{SiteKind, Use};
+use crate::policy::placement::{SiteKind, Wish};
 use crate::proto::admin::{Evicted, Phase};
 
 impl<M: Resident> Core<M> {
@@ -117,7 +118,7 @@ impl<M: Resident> Core<M> {
         else {
             return;
         };
-        let job = Job { id: entry.id.clone(), source: entry.source.clone(), wanted: entry.wanted.clone() };
+        let job = entry.job();
         self.describing = true;
         self.effects.push(Effect::Describe { job });
     }
@@ -162,15 +163,15 @@ impl<M: Resident> Core<M> {
             }
             None => return,
         };
-        let device = &self.options.sites[place.site].id;
+        let device = self.label(&place.way, needs.n_layer);
         self.log.record("device", Some(id), None, format!("{id} goes to {device}: {}", place.reason));
         let Some(load) = self.entries.get_mut(id).and_then(|e| e.load.as_mut()) else { return };
-        load.stage = Stage::Room { prepared, site: place.site, reason: place.reason };
+        load.stage = Stage::Room { prepared, way: place.way, reason: place.reason };
         load.reporter.phase(Phase::Plan);
         for reply in std::mem::take(&mut load.undecided) {
             let (waiter, outcome) = tokio::sync::oneshot::channel();
             load.waiters.push(waiter);
-            let device = self.options.sites[place.site].name.clone();
+            let device = device.clone();
             reply.send(Ok(Acquired::Loading(Pending { device, progress: load.reporter.watch(), outcome }))).ok();
         }
     }
@@ -186,21 +187,36 @@ impl<M: Resident> Core<M> {
         self.answer_shows(id);
     }
 
-    /// Sends a load that failed on a GPU, and need not run there, on to the next device.
+    /// Has a load that failed on a GPU tried again: with smaller caches, with fewer layers there, on
+    /// the next device; each of them only where the wishes allow it, and only after the one before.
     fn fall_back(&mut self, id: &str, error: &LoadError) -> bool {
         let Some(entry) = self.entries.get_mut(id) else { return false };
-        let anywhere = entry.wanted.device.unwrap_or(self.options.device) == Use::Auto;
-        let Some(Stage::Starting { site, .. }) = entry.load.as_ref().map(|l| &l.stage) else { return false };
-        let site = *site;
-        let elsewhere = matches!(error, LoadError::Device(_) | LoadError::Memory(_));
-        if !anywhere || !elsewhere || self.options.sites[site].kind != SiteKind::Gpu {
+        let Some(Stage::Starting { way, .. }) = entry.load.as_ref().map(|l| &l.stage) else { return false };
+        let (site, n_layer) = (way.site(), entry.needs.as_ref().map_or(0, |n| n.n_layer));
+        let layers = way.layers.unwrap_or(n_layer);
+        let device = &self.options.sites[site];
+        let failed = matches!(error, LoadError::Device(_) | LoadError::Memory(_) | LoadError::OutOfMemory(_));
+        if !failed || device.kind != SiteKind::Gpu {
             return false;
         }
-        let device = &self.options.sites[site].id;
-        tracing::warn!(model = id, device, "loading failed, the next device is tried: {error}");
-        let text = format!("{id} could not be loaded onto {device}, the next device is tried: {error}");
+        let wish = entry.wish(self.options.device);
+        let short = matches!(error, LoadError::OutOfMemory(_));
+        let next = if short && entry.spared.cache_most.is_none() {
+            entry.spared.cache_most = Some(CACHE_SPARED_TOKENS);
+            format!("again with {CACHE_SPARED_TOKENS} tokens of cache to start with")
+        } else if wish != Wish::default() {
+            return false;
+        } else if short && layers > 1 {
+            let fewer = layers - layers.div_ceil(4);
+            entry.spared.layers.push((site, fewer));
+            format!("again with {fewer} of {n_layer} layers at most")
+        } else {
+            entry.passed.push((site, error.to_string()));
+            "the next device is tried".to_owned()
+        };
+        tracing::warn!(model = id, device = device.id, "loading failed, {next}: {error}");
+        let text = format!("{id} could not be loaded onto {}, {next}: {error}", device.id);
         self.log.record("device", Some(id), None, text);
-        entry.passed.push((site, error.to_string()));
         if let Some(load) = &mut entry.load {
             (load.stage, load.slabs, load.evicting) = (Stage::Waiting, None, false);
         }
@@ -225,13 +241,13 @@ impl<M: Resident> Core<M> {
             }
         };
         let Some(mut load) = entry.load.take() else { return };
-        let Stage::Starting { site, reason, began } = load.stage else { return };
+        let Stage::Starting { way, reason, began } = load.stage else { return };
         let load_time = now.saturating_duration_since(began);
         self.log.count_load(id, load_time);
         let mut live = Live {
             model: Some(Arc::clone(&model)),
             seat: Seat::new(&self.bell),
-            site,
+            way: way.clone(),
             device_reason: reason,
             wanted: entry.wanted.clone(),
             stamp: entry.stamp,
@@ -256,11 +272,11 @@ impl<M: Resident> Core<M> {
         }
         entry.live = Some(live);
         let waited = began.saturating_duration_since(load.since);
-        let budget = &self.options.sites[site].budget;
+        let held = way.shares.iter().map(|s| self.options.sites[s.site].budget.held_by(id)).sum();
         let text = format!(
             "{id} is ready on {}: {} in {:.2} s, after waiting {:.2} s",
             model.device(),
-            human(budget.held_by(id)),
+            human(held),
             load_time.as_secs_f64(),
             waited.as_secs_f64()
         );

@@ -1,17 +1,16 @@
 //! Loads waiting for their turn and for room: who starts, who has to go for it, who is refused.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::command::Effect;
 use super::core::Core;
 use super::entry::{Entry, Stage};
 use super::error::RegistryError;
-use super::loader::{Grant, Job, Resident};
+use super::loader::{Grant, Resident};
 use crate::base::limits::{INSPECTIONS_AT_ONCE, LOADS_AT_ONCE, SLAB_WAIT};
 use crate::policy::admission::{self, Holder, Need, Refusal, Verdict};
 use crate::policy::evict::{self, Candidate, Standing};
-use crate::policy::placement::{self, Placement};
+use crate::policy::placement::{self, Needs, Placement, Share, Wish};
 use crate::policy::{human, swap};
 use crate::pool::budget::Kind;
 use crate::proto::admin::Phase;
@@ -71,15 +70,15 @@ impl<M: Resident> Core<M> {
             if matches!(load.stage, Stage::Waiting) {
                 slots -= 1;
                 load.stage = Stage::Inspecting;
-                let job = Job { id: entry.id.clone(), source: entry.source.clone(), wanted: entry.wanted.clone() };
-                self.effects.push(Effect::Inspect { number: load.number, job, reporter: load.reporter.clone() });
+                let (number, reporter) = (load.number, load.reporter.clone());
+                self.effects.push(Effect::Inspect { number, job: entry.job(), reporter });
             }
         }
     }
 
     pub fn unclaimed(&self, site: usize) -> Unclaimed {
         let budget = &self.options.sites[site].budget;
-        let leaving = |e: &&Entry<M>| e.live.as_ref().is_some_and(|l| l.leaving.is_some() && l.site == site);
+        let leaving = |e: &&Entry<M>| e.live.as_ref().is_some_and(|l| l.leaving.is_some() && l.way.on(site).is_some());
         let coming = self.entries.values().filter(leaving).map(|e| budget.held_by(&e.id)).sum();
         Unclaimed { free: budget.free(), coming }
     }
@@ -104,31 +103,34 @@ impl<M: Resident> Core<M> {
         holders
     }
 
-    /// The device for a model, and whether it can be had there at all.
-    pub fn admit(&self, id: &str, needs: &[Need], entry: &Entry<M>) -> Result<Placement, RegistryError> {
+    /// How a model is to be run, and whether it can be at all.
+    pub fn admit(&self, id: &str, needs: &Needs, entry: &Entry<M>) -> Result<Placement, RegistryError> {
         let sites: Vec<placement::Site> = (0..self.options.sites.len())
             .map(|i| {
                 let site = &self.options.sites[i];
-                let fixed: u64 = self.holders(i).iter().filter(|h| h.pinned).map(|h| h.bytes).sum();
+                let fixed: u64 = self.holders(i).iter().filter(|h| h.pinned && h.id != id).map(|h| h.bytes).sum();
                 placement::Site {
                     id: site.id.clone(),
                     kind: site.kind,
-                    budget: site.budget.total(),
                     available: site.budget.total().saturating_sub(fixed),
-                    need: needs[i].total(),
+                    bandwidth: site.bandwidth,
+                    layers_max: entry.layers_max(i),
                     unusable: site.unusable.clone().or_else(|| entry.passed_over(i)),
                 }
             })
             .collect();
-        let wanted = entry.wanted.device.unwrap_or(self.options.device);
-        let mut place = placement::place(&sites, wanted).map_err(|e| RegistryError::Device(format!("{id}: {e}")))?;
-        if wanted == placement::Use::Auto && sites.len() == 1 {
-            place.reason.clone_from(&self.options.sites[place.site].reason);
+        let wish = entry.wish(self.options.device);
+        let placed = placement::place(&sites, needs, wish);
+        let mut place = placed.map_err(|e| RegistryError::Device(format!("{id}: {e}")))?;
+        if wish == Wish::default() && sites.len() == 1 {
+            place.reason.clone_from(&self.options.sites[place.way.site()].reason);
         }
-        match self.judge(id, needs[place.site], place.site) {
-            Verdict::Refuse(refusal) => Err(RegistryError::Memory(refusal)),
-            _ => Ok(place),
+        for share in &place.way.shares {
+            if let Verdict::Refuse(refusal) = self.judge(id, share.need, share.site) {
+                return Err(RegistryError::Memory(refusal));
+            }
         }
+        Ok(place)
     }
 
     fn judge(&self, id: &str, need: Need, site: usize) -> Verdict {
@@ -141,22 +143,38 @@ impl<M: Resident> Core<M> {
 
     /// Starts the load of `id` if there is room, or sees to it that there will be.
     fn make_room(&mut self, id: &str, waited: Duration, now: Instant, unclaimed: &mut [Unclaimed]) {
-        let Some(entry) = self.entries.get(id) else { return };
-        let Some(load) = &entry.load else { return };
-        let Stage::Room { prepared, site, .. } = &load.stage else { return };
-        let (need, site, explicit, asked) = (prepared.needs()[*site], *site, load.explicit, load.slabs);
-        let total = need.total();
-        let left = &mut unclaimed[site];
-        if total <= left.free {
-            let budget = Arc::clone(&self.options.sites[site].budget);
-            if let Ok(grant) = Grant::new(site, &budget, id, need) {
-                left.free -= total;
-                self.start(id, grant, now);
-                return;
+        let stage = self.entries.get(id).and_then(|e| e.load.as_ref()).map(|l| &l.stage);
+        let Some(Stage::Room { way, .. }) = stage else { return };
+        let way = way.clone();
+        if way.shares.iter().all(|s| s.need.total() <= unclaimed[s.site].free) {
+            match Grant::new(&way, &self.options.sites, id) {
+                Ok(grant) => {
+                    way.shares.iter().for_each(|s| unclaimed[s.site].free -= s.need.total());
+                    self.start(id, grant, now);
+                    return;
+                }
+                // A cache grew in between: the ledger is asked again at the next look.
+                Err((site, _)) => unclaimed[site].free = self.options.sites[site].budget.free(),
             }
-            // A cache grew in between: the ledger is asked again at the next look.
-            left.free = budget.free();
         }
+        for share in way.shares {
+            self.make_room_on(share, id, waited, now, unclaimed);
+        }
+    }
+
+    /// Sees to it that there will be room for `share` of a load, and claims it.
+    fn make_room_on(
+        &mut self,
+        Share { site, need }: Share,
+        id: &str,
+        waited: Duration,
+        now: Instant,
+        unclaimed: &mut [Unclaimed],
+    ) {
+        // A refusal on another device may have ended the load.
+        let Some(load) = self.entries.get(id).and_then(|e| e.load.as_ref()) else { return };
+        let (explicit, asked, total) = (load.explicit, load.slabs, need.total());
+        let left = &mut unclaimed[site];
         if total <= left.free.saturating_add(left.coming) {
             left.claim(total);
             return;
@@ -184,11 +202,14 @@ impl<M: Resident> Core<M> {
         let (ids, candidates, soonest) = self.candidates(site, waited, explicit, now);
         match evict::victims(&candidates, short) {
             Some(victims) => {
-                left.coming += victims.iter().map(|&v| candidates[v].bytes).sum::<u64>();
-                left.claim(total);
                 for v in victims {
+                    // Who goes leaves all of its devices.
+                    for (site, left) in unclaimed.iter_mut().enumerate() {
+                        left.coming += self.options.sites[site].budget.held_by(&ids[v]);
+                    }
                     self.evict_for(id, &ids[v], &candidates[v], total, now);
                 }
+                unclaimed[site].claim(total);
                 if let Some(load) = self.entries.get_mut(id).and_then(|e| e.load.as_mut()) {
                     load.evicting = true;
                     load.reporter.phase(Phase::Evict);
@@ -214,7 +235,8 @@ impl<M: Resident> Core<M> {
 
     /// Bytes of caches beyond what their models were admitted with.
     pub fn idle_slabs(&self, site: usize) -> u64 {
-        let minimum = |id: &str| self.entries.get(id).and_then(|e| e.needs.as_deref()).map_or(0, |n| n[site].cache);
+        let way = |id: &str| self.entries.get(id).and_then(|e| e.way()?.on(site));
+        let minimum = |id: &str| way(id).map_or(0, |need| need.cache);
         let holdings = self.options.sites[site].budget.holdings();
         let caches = holdings.iter().filter(|h| h.kind == Kind::Cache);
         caches.map(|h| h.bytes.saturating_sub(minimum(&h.owner))).sum()
@@ -230,7 +252,7 @@ impl<M: Resident> Core<M> {
     ) -> (Vec<String>, Vec<Candidate>, Option<Duration>) {
         let (mut ids, mut candidates, mut soonest) = (Vec::new(), Vec::new(), None::<Duration>);
         for entry in self.entries.values() {
-            let Some(live) = entry.ready().filter(|l| l.site == site) else { continue };
+            let Some(live) = entry.ready().filter(|l| l.way.on(site).is_some()) else { continue };
             let busy = live.seat.count() > 0;
             let holder = swap::Holder {
                 busy,
@@ -278,8 +300,8 @@ impl<M: Resident> Core<M> {
     fn start(&mut self, id: &str, grant: Grant, now: Instant) {
         let Some(load) = self.entries.get_mut(id).and_then(|e| e.load.as_mut()) else { return };
         match std::mem::replace(&mut load.stage, Stage::Waiting) {
-            Stage::Room { prepared, site, reason } => {
-                load.stage = Stage::Starting { site, reason, began: now };
+            Stage::Room { prepared, way, reason } => {
+                load.stage = Stage::Starting { way, reason, began: now };
                 let (number, reporter) = (load.number, load.reporter.clone());
                 self.effects.push(Effect::Start { id: id.to_owned(), number, prepared, grant, reporter });
             }

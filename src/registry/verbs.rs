@@ -141,9 +141,9 @@ impl<M: Resident> Core<M> {
         } else {
             let (waiter, outcome) = oneshot::channel();
             load.waiters.push(waiter);
-            let device = load.stage.site().map_or_else(String::new, |s| self.options.sites[s].name.clone());
-            let pending = Pending { device, progress: load.reporter.watch(), outcome };
-            reply.send(Ok(Acquired::Loading(pending))).ok();
+            let progress = load.reporter.watch();
+            let device = self.entries.get(id).map(|e| self.device_of(e)).unwrap_or_default();
+            reply.send(Ok(Acquired::Loading(Pending { device, progress, outcome }))).ok();
         }
         Ok(())
     }

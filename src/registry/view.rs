@@ -7,8 +7,9 @@ use super::core::Core;
 use super::entry::Entry;
 use super::loader::Resident;
 use super::memory;
+use crate::policy::placement::{Share, Way};
 use crate::pool::budget::Kind;
-use crate::proto::admin::{Device, LedgerEntry, Model, ModelBytes, ModelDetail, ModelState, Status};
+use crate::proto::admin::{Device, LedgerEntry, Model, ModelBytes, ModelDetail, ModelShare, ModelState, Status};
 
 /// Name of a kind of bytes as JSON has it.
 pub(super) fn kind_name(kind: Kind) -> &'static str {
@@ -18,6 +19,16 @@ pub(super) fn kind_name(kind: Kind) -> &'static str {
         Kind::Activations => "activations",
         Kind::Tables => "tables",
     }
+}
+
+/// The bytes on all devices.
+pub(super) fn total(shares: &[ModelShare]) -> ModelBytes {
+    shares.iter().fold(ModelBytes::default(), |sum, s| ModelBytes {
+        weights: sum.weights + s.bytes.weights,
+        cache: sum.cache + s.bytes.cache,
+        activations: sum.activations + s.bytes.activations,
+        tables: sum.tables + s.bytes.tables,
+    })
 }
 
 impl<M: Resident> Core<M> {
@@ -43,14 +54,37 @@ impl<M: Resident> Core<M> {
             device: model.map(|m| m.device()),
             device_reason: live.map(|l| l.device_reason.clone()),
             context: model.map(|m| m.context()),
-            bytes: live.map(|l| self.bytes(l.site, &entry.id)),
+            bytes: live.map(|l| total(&self.shares(&l.way, &entry.id))),
+            shares: live.map(|l| self.shares(&l.way, &entry.id)).unwrap_or_default(),
             pinned: entry.pinned,
             leases: live.map_or(0, |l| l.seat.count()),
             last_use: entry.last_use.and_then(|t| Some(t.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())),
         }
     }
 
-    pub fn bytes(&self, site: usize, id: &str) -> ModelBytes {
+    /// What models run in this way say they run on: `gpu gfx1100 20/28 + cpu avx512`.
+    pub fn label(&self, way: &Way, n_layer: u32) -> String {
+        let name = |s: &Share| self.options.sites[s.site].name.as_str();
+        match (way.layers, &way.shares[..]) {
+            (Some(n), [gpu, cpu, ..]) => format!("{} {n}/{n_layer} + {}", name(gpu), name(cpu)),
+            (_, shares) => shares.first().map(name).unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// What a model runs on or will run on; nothing if that is not decided.
+    pub fn device_of(&self, entry: &Entry<M>) -> String {
+        let n_layer = entry.needs.as_ref().map_or(0, |n| n.n_layer);
+        entry.way().map_or_else(String::new, |way| self.label(way, n_layer))
+    }
+
+    /// What a model holds of each of its devices.
+    pub fn shares(&self, way: &Way, id: &str) -> Vec<ModelShare> {
+        let share =
+            |s: &Share| ModelShare { device: self.options.sites[s.site].id.clone(), bytes: self.bytes(s.site, id) };
+        way.shares.iter().map(share).collect()
+    }
+
+    fn bytes(&self, site: usize, id: &str) -> ModelBytes {
         let mut bytes = ModelBytes::default();
         for h in self.options.sites[site].budget.holdings().iter().filter(|h| h.owner == id) {
             match h.kind {

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
+use crate::backend::hip::bandwidth;
 use crate::backend::hip::device::Device;
 use crate::backend::hip::module::Kernels;
 use crate::backend::hip::objects;
@@ -107,6 +108,7 @@ pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
         total,
         free,
         compute_units: device.properties.compute_units,
+        bandwidth: bandwidth::measure(&device),
         library: device.hip().path().to_owned(),
         runtime_version: device.runtime_version,
         count: device.hip().device_count().unwrap_or(1),

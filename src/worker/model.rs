@@ -65,10 +65,16 @@ fn load(
         Gguf::from_files(files.zip(order.files.iter().cloned()).collect()).map_err(|e| invalid(e.to_string()))?;
     let model = Model::from_gguf(&gguf).map_err(|e| invalid(e.to_string()))?;
     let kv_type = KvType::parse(&order.kv_type).ok_or_else(|| invalid(format!("caches of `{}`", order.kv_type)))?;
-    let plan = Arc::new(model.plan(&PlanOptions { kv_type }));
+    let another = || invalid("the file is another one than the daemon saw".to_owned());
+    let whole = model.plan(&PlanOptions { kv_type });
+    let plan = match order.first_layer {
+        None => whole,
+        Some(layer) => whole.split(layer).map(|[_, rest]| rest).ok_or_else(another)?,
+    };
     let shape = &order.shape;
-    if (plan.n_vocab, plan.caches.len()) != (shape.n_vocab, shape.groups) {
-        return Err(invalid("the file is another one than the daemon saw".to_owned()));
+    let input_width = plan.input.map_or(0, |id| plan.buffer(id).width);
+    if (plan.n_vocab, plan.caches.len(), input_width) != (shape.n_vocab, shape.groups, shape.input_width) {
+        return Err(another());
     }
     let options = Options {
         max_tokens: shape.max_tokens,
@@ -85,7 +91,7 @@ fn load(
         }
         if cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let backend = HipBackend::new(&worker.device, &worker.kernels, plan, options, &mut progress);
+    let backend = HipBackend::new(&worker.device, &worker.kernels, Arc::new(plan), options, &mut progress);
     let backend = backend.map_err(|e| match e {
         StartError::Cancelled => LoadFailure::Cancelled,
         StartError::Backend(BackendError::Unsupported(why)) => LoadFailure::Unsupported(why),
@@ -149,10 +155,10 @@ fn rung(bell: &mut UnixStream, byte: &mut [u8; 1]) -> bool {
 /// deadline, and ends this process when it is over.
 fn step(backend: &mut HipBackend, mailbox: &mut Mailbox, batch: &mut Batch) -> Result<u32, BackendError> {
     mailbox.take(batch)?;
-    backend.submit(batch)?;
+    backend.submit(batch, mailbox.input(batch.tokens.len()))?;
     loop {
         if let Some(output) = backend.poll(STEP_POLL)? {
-            mailbox.set_logits(output.logits);
+            mailbox.set_logits(output.rows);
             return Ok(batch.outputs.len() as u32);
         }
     }

@@ -66,7 +66,7 @@ fn steps_allocate_nothing_and_backends_what_they_say() {
             batch.push_table(&blocks);
             batch.push_table(&blocks);
             let before = CALLS.load(Ordering::Relaxed);
-            backend.submit(&batch).unwrap();
+            backend.submit(&batch, &[]).unwrap();
             assert!(backend.poll(Duration::ZERO).unwrap().is_some());
             assert_eq!(CALLS.load(Ordering::Relaxed), before, "a step of {n} tokens allocates");
         }

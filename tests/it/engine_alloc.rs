@@ -75,14 +75,14 @@ impl Backend for Counter {
 
     fn remove_slab(&mut self, _: CacheId, _: u32) {}
 
-    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
+    fn submit(&mut self, batch: &Batch, _input: &[f32]) -> Result<(), BackendError> {
         self.n_outputs = batch.outputs.len();
         self.counts.lock().expect("not poisoned").push((N_ALLOCATIONS.get(), batch.spans.len()));
         Ok(())
     }
 
     fn poll(&mut self, _: Duration) -> Result<Option<Output<'_>>, BackendError> {
-        Ok(Some(Output { logits: &self.logits[..self.n_outputs * N_VOCAB], n_vocab: N_VOCAB }))
+        Ok(Some(Output { rows: &self.logits[..self.n_outputs * N_VOCAB], width: N_VOCAB }))
     }
 }
 
@@ -109,6 +109,7 @@ fn decoding_does_not_allocate() {
         head_dim_v: 32,
         window,
         kv_type: KvType::F16,
+        part: 0,
     };
     let counts = Arc::new(Mutex::new(Vec::with_capacity(4 * N_STEPS)));
     let backend = Counter {

@@ -15,8 +15,13 @@ use crate::plan::op::{BufId, CacheId, Op, Projection};
 
 impl CpuBackend {
     /// Runs all ops. The batch has been checked.
-    pub(super) fn run(&mut self, team: &mut Team<'_>, plan: &Plan, batch: &Batch) {
+    pub(super) fn run(&mut self, team: &mut Team<'_>, plan: &Plan, batch: &Batch, input: &[f32]) {
         self.buffers.start(batch.tokens.len(), batch.outputs.len());
+        if let Some(id) = plan.input {
+            let mut to = self.buffers.lend(id);
+            to.rows().copy_from_slice(input);
+            self.buffers.put(to);
+        }
         for rotation in &mut self.rotations {
             rotation.prepare(team, &batch.positions);
         }

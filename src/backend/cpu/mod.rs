@@ -3,6 +3,7 @@
 //!
 //! Everything a step needs is allocated when the backend is made; a step allocates nothing.
 
+mod bandwidth;
 mod buffers;
 mod cache;
 mod exec;
@@ -94,7 +95,11 @@ impl CpuBackend {
         if self.plan.weights.iter().any(|w| w.data.poisoned()) {
             return Err(BackendError::Poisoned);
         }
-        let rows = self.buffers.get(self.plan.logits).chunks_exact(self.plan.n_vocab);
+        // What is not finite stays so: the logits show it.
+        if !self.plan.gives_logits() {
+            return Ok(());
+        }
+        let rows = self.buffers.get(self.plan.output).chunks_exact(self.plan.n_vocab);
         match rows.into_iter().position(|row| !all_finite(self.pool.tier(), row)) {
             Some(output) => Err(BackendError::NotFinite { output }),
             None => Ok(()),
@@ -115,12 +120,12 @@ impl Backend for CpuBackend {
         self.caches[group.0 as usize].remove_slab(first);
     }
 
-    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
+    fn submit(&mut self, batch: &Batch, input: &[f32]) -> Result<(), BackendError> {
         let limits = Limits { max_tokens: self.max_tokens, max_outputs: self.max_outputs };
-        batch::check(batch, &self.plan, limits, |group, block| self.caches[group].has(block))?;
+        batch::check(batch, input, &self.plan, limits, |group, block| self.caches[group].has(block))?;
         let (plan, pool) = (Arc::clone(&self.plan), Arc::clone(&self.pool));
         let mut team = pool.acquire();
-        self.run(&mut team, &plan, batch);
+        self.run(&mut team, &plan, batch, input);
         drop(team);
         self.done = Some(self.judge());
         Ok(())
@@ -130,7 +135,10 @@ impl Backend for CpuBackend {
         match self.done.take() {
             None => Ok(None),
             Some(Err(e)) => Err(e),
-            Some(Ok(())) => Ok(Some(Output { logits: self.buffers.get(self.plan.logits), n_vocab: self.plan.n_vocab })),
+            Some(Ok(())) => {
+                let output = self.plan.output;
+                Ok(Some(Output { rows: self.buffers.get(output), width: self.buffers.width(output) }))
+            }
         }
     }
 }

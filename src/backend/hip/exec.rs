@@ -36,15 +36,15 @@ impl Flight {
 
 impl HipBackend {
     /// Starts a step.
-    pub(super) fn start(&mut self, batch: &Batch) -> Result<(), BackendError> {
+    pub(super) fn start(&mut self, batch: &Batch, input: &[f32]) -> Result<(), BackendError> {
         if self.flight.since.is_some() {
             return Err(BackendError::Batch("a step is in flight".to_owned()));
         }
-        if self.arrays.is_lent() || self.logits.is_lent() {
+        if self.arrays.is_lent() || self.given.is_lent() || self.logits.is_lent() {
             return Err(BackendError::Lost(format!("{}: an earlier step did not end", self.device.label())));
         }
         let limits = Limits { max_tokens: self.options.max_tokens, max_outputs: self.options.max_outputs };
-        batch::check(batch, &self.plan, limits, |group, block| self.caches[group].has(block))?;
+        batch::check(batch, input, &self.plan, limits, |group, block| self.caches[group].has(block))?;
         self.device.select()?;
         let caches = &self.caches;
         let filled = self.inputs.fill(self.arrays.bytes_mut(), batch, |group, block| caches[group].address(block))?;
@@ -63,6 +63,10 @@ impl HipBackend {
                 Numbers { tokens, outputs, decodes: filled.decodes, tiles: filled.tiles, splits: &self.splits };
             let failed = |e: HipError| self.device.error(e, 0, "a step");
             self.stream.upload(self.buffers.arrays(), &mut self.arrays, filled.bytes).map_err(failed)?;
+            if let Some(rows) = self.plan.input.and_then(|id| self.buffers.region(Target::Buffer(id))) {
+                self.given.floats_mut(input.len()).copy_from_slice(input);
+                self.stream.upload(rows, &mut self.given, 4 * input.len()).map_err(failed)?;
+            }
             let mut recorded = false;
             if let Some(key) = key {
                 if self.graphs.get(key).is_none() {
@@ -84,7 +88,7 @@ impl HipBackend {
                 self.bound.run(&self.stream, &numbers).map_err(failed)?;
             }
             let bytes = 4 * batch.outputs.len() * self.plan.n_vocab;
-            if let Some(logits) = self.buffers.region(Target::Buffer(self.plan.logits)).filter(|_| bytes > 0) {
+            if let Some(logits) = self.buffers.region(Target::Buffer(self.plan.output)).filter(|_| bytes > 0) {
                 self.stream.download(&mut self.logits, logits, bytes).map_err(failed)?;
             }
             self.stream.record(&mut self.event).map_err(failed)?;
@@ -117,6 +121,7 @@ impl HipBackend {
                 }
             };
             self.arrays.take_back(done);
+            self.given.take_back(done);
             self.logits.take_back(done);
         }
         self.flight.since = None;

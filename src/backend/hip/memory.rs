@@ -161,6 +161,16 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<f32>(), n) }
     }
 
+    /// The same, for writing.
+    ///
+    /// # Panics
+    /// As [`Pinned::floats`].
+    pub fn floats_mut(&mut self, n: usize) -> &mut [f32] {
+        assert!(self.lent.is_none() && n <= self.len / size_of::<f32>(), "a buffer written during a copy, or too far");
+        // SAFETY: as in `bytes_mut` and `floats`.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast::<f32>(), n) }
+    }
+
     /// Its start, for copy `copy` of stream `stream`: the host must not look until it is done.
     pub(super) fn lend(&mut self, stream: u64, copy: u64) -> *mut c_void {
         self.lent = Some((stream, copy));

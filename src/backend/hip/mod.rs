@@ -4,6 +4,7 @@
 //! step needs is allocated. A step fills one piece of pinned memory, copies it, launches (or
 //! replays a recording), and copies the logits back; it allocates nothing and takes no lock.
 
+pub mod bandwidth;
 mod bound;
 mod buffers;
 mod cache;
@@ -100,6 +101,8 @@ pub struct HipBackend {
     _weights: Weights,
     /// The step's arrays on the host.
     arrays: Pinned,
+    /// What the part before this one came to, where there is one.
+    given: Pinned,
     /// Logits of the step.
     logits: Pinned,
     inputs: Inputs,
@@ -127,6 +130,7 @@ impl HipBackend {
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Self, StartError> {
         plan.check().map_err(|e| BackendError::Unsupported(e.to_string()))?;
+        assert!(plan.gives_logits(), "a GPU has the last part of a model");
         device.select()?;
         let units = device.properties.compute_units;
         let program = lower::lower(&plan, &Chip { units, has: &|name| kernels.get(name).is_some() })?;
@@ -135,6 +139,7 @@ impl HipBackend {
         let stream = Stream::new(device).map_err(failed)?;
         let event = Event::new(device).map_err(failed)?;
         let arrays = Pinned::new(device, inputs.bytes(), "the arrays of a step")?;
+        let given = Pinned::new(device, given_bytes(&plan, &options), "a step's input")?;
         let logits = Pinned::new(device, 4 * options.max_outputs * plan.n_vocab, "logits")?;
         let buffers = Buffers::new(device, buffers::Layout::new(&plan, &options, &inputs, units))?;
         let weights = Weights::upload(device, &plan, weights::Layout::new(&plan, options.chunk_bytes), progress)?;
@@ -152,6 +157,7 @@ impl HipBackend {
             caches: plan.caches.iter().cloned().map(Cache::new).collect(),
             _weights: weights,
             arrays,
+            given,
             logits,
             inputs,
             splits: vec![1; plan.caches.len()],
@@ -176,8 +182,14 @@ impl HipBackend {
 
     /// Bytes of the host's memory that [`HipBackend::new`] takes: arrays and logits.
     pub fn host_bytes(plan: &Plan, options: &Options) -> u64 {
-        (Inputs::new(options, plan.caches.len()).bytes() + 4 * options.max_outputs * plan.n_vocab) as u64
+        let arrays = Inputs::new(options, plan.caches.len()).bytes();
+        (arrays + given_bytes(plan, options) + 4 * options.max_outputs * plan.n_vocab) as u64
     }
+}
+
+/// Bytes of the input of the largest step.
+fn given_bytes(plan: &Plan, options: &Options) -> usize {
+    plan.input.map_or(0, |id| 4 * options.max_tokens * plan.buffer(id).width)
 }
 
 impl Backend for HipBackend {
@@ -194,15 +206,15 @@ impl Backend for HipBackend {
         self.caches[group.0 as usize].remove_slab(first);
     }
 
-    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        self.start(batch)
+    fn submit(&mut self, batch: &Batch, input: &[f32]) -> Result<(), BackendError> {
+        self.start(batch, input)
     }
 
     fn poll(&mut self, wait: Duration) -> Result<Option<Output<'_>>, BackendError> {
         if !self.wait(wait)? {
             return Ok(None);
         }
-        let n_vocab = self.plan.n_vocab;
-        Ok(Some(Output { logits: self.logits.floats(self.flight.outputs() * n_vocab), n_vocab }))
+        let width = self.plan.n_vocab;
+        Ok(Some(Output { rows: self.logits.floats(self.flight.outputs() * width), width }))
     }
 }

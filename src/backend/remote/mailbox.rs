@@ -1,7 +1,7 @@
 //! The memory that a model's engine and its worker share: one step's input and output.
 //!
 //! Both sides make the same [`Shape`] and so the same layout: a head, the step's arrays, block
-//! tables, logits. The doorbell (a socket) says whose turn it is: a byte to the worker hands the
+//! tables, the rows of the part before (if there is one), logits. The doorbell (a socket) says whose turn it is: a byte to the worker hands the
 //! memory over with a command in it, a byte back returns it with the outcome.
 //!
 //! Guarantees to safe callers: every access is inside the mapping and aligned. Both sides are this
@@ -52,6 +52,8 @@ pub struct Shape {
     pub table_entries: usize,
     /// Cache groups.
     pub groups: usize,
+    /// Width of the rows that the part of the model before this one gives; 0 if there is none.
+    pub input_width: usize,
     /// Width of the logits.
     pub n_vocab: usize,
 }
@@ -86,8 +88,13 @@ impl Shape {
         start..start + self.table_words()
     }
 
-    fn logits(&self) -> Range<usize> {
+    fn input(&self) -> Range<usize> {
         let start = self.tables().end;
+        start..start + self.max_tokens * self.input_width
+    }
+
+    fn logits(&self) -> Range<usize> {
+        let start = self.input().end;
         start..start + self.max_outputs * self.n_vocab
     }
 
@@ -222,13 +229,17 @@ impl Mailbox {
     ///
     /// # Errors
     /// [`BackendError::Batch`] for a batch beyond the shape.
-    pub fn put(&mut self, batch: &Batch) -> Result<(), BackendError> {
+    pub fn put(&mut self, batch: &Batch, input: &[f32]) -> Result<(), BackendError> {
         let shape = self.shape;
         let (n, spans, outputs) = (batch.tokens.len(), batch.spans.len(), batch.outputs.len());
         if n > shape.max_tokens || spans > shape.max_spans || outputs > shape.max_outputs {
             let what = format!("{n} tokens of {spans} sequences, {outputs} outputs: more than {shape:?}");
             return Err(BackendError::Batch(what));
         }
+        if input.len() != n * shape.input_width {
+            return Err(BackendError::Batch(format!("an input of {} numbers for {n} tokens", input.len())));
+        }
+        set_floats(self.words_mut(shape.input()), input);
         self.words_mut(shape.tokens())[..n].copy_from_slice(&batch.tokens);
         self.words_mut(shape.positions())[..n].copy_from_slice(&batch.positions);
         self.words_mut(shape.outputs())[..outputs].copy_from_slice(&batch.outputs);
@@ -280,13 +291,24 @@ impl Mailbox {
         Ok(())
     }
 
+    /// What the part before this one gave for the first `n` tokens.
+    ///
+    /// # Panics
+    /// If the mailbox has not so many.
+    pub fn input(&self, n: usize) -> &[f32] {
+        self.floats(self.shape.input(), n * self.shape.input_width)
+    }
+
     /// Logits of the first `n` outputs.
     ///
     /// # Panics
     /// If the mailbox has not so many.
     pub fn logits(&self, n: usize) -> &[f32] {
-        let all = self.shape.logits();
-        let words = &self.words(all)[..n * self.shape.n_vocab];
+        self.floats(self.shape.logits(), n * self.shape.n_vocab)
+    }
+
+    fn floats(&self, at: Range<usize>, n: usize) -> &[f32] {
+        let words = &self.words(at)[..n];
         // SAFETY: words of the same size and alignment; every value of four bytes is an f32.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
     }
@@ -296,10 +318,13 @@ impl Mailbox {
     /// # Panics
     /// If there are more than the mailbox takes.
     pub fn set_logits(&mut self, logits: &[f32]) {
-        let all = self.shape.logits();
-        for (to, x) in self.words_mut(all)[..logits.len()].iter_mut().zip(logits) {
-            *to = x.to_bits();
-        }
+        set_floats(self.words_mut(self.shape.logits()), logits);
+    }
+}
+
+fn set_floats(to: &mut [u32], floats: &[f32]) {
+    for (to, x) in to[..floats.len()].iter_mut().zip(floats) {
+        *to = x.to_bits();
     }
 }
 
@@ -309,7 +334,8 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { max_tokens: 8, max_outputs: 2, max_spans: 3, table_entries: 6, groups: 2, n_vocab: 5 };
+    const SHAPE: Shape =
+        Shape { max_tokens: 8, max_outputs: 2, max_spans: 3, table_entries: 6, groups: 2, input_width: 3, n_vocab: 5 };
 
     fn pair() -> (Mailbox, Mailbox) {
         let (ours, file) = Mailbox::new(SHAPE).expect("memory");
@@ -326,7 +352,9 @@ mod tests {
         for table in [&[4, 5][..], &[6], &[u32::MAX, 1], &[]] {
             sent.push_table(table);
         }
-        ours.put(&sent).expect("fits");
+        let input: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        ours.put(&sent, &input).expect("fits");
+        assert_eq!(theirs.input(4), input);
         let mut got = Batch::default();
         for _ in 0..2 {
             theirs.take(&mut got).expect("whole");
@@ -345,12 +373,13 @@ mod tests {
         let (mut ours, mut theirs) = pair();
         let mut batch = Batch::default();
         batch.push(&[0; 9], 0, []);
-        assert!(matches!(ours.put(&batch), Err(BackendError::Batch(_))));
+        assert!(matches!(ours.put(&batch, &[0.0; 27]), Err(BackendError::Batch(_))));
         batch.clear();
         batch.push(&[0], 0, []);
         batch.push_table(&[0; 20]);
         batch.push_table(&[]);
-        assert!(matches!(ours.put(&batch), Err(BackendError::Batch(_))));
+        assert!(matches!(ours.put(&batch, &[0.0; 3]), Err(BackendError::Batch(_))));
+        assert!(matches!(ours.put(&batch, &[]), Err(BackendError::Batch(_))));
         for word in [N_TOKENS, N_SPANS, N_OUTPUTS, N_TABLES] {
             theirs.words_mut(0..HEAD)[word] = u32::MAX;
             assert!(matches!(ours.take(&mut batch), Err(BackendError::Batch(_))));

@@ -142,8 +142,8 @@ impl Backend for RemoteBackend {
         let _ = self.call(Command::RemoveSlab { group: group.0, first });
     }
 
-    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        self.mailbox.put(batch)?;
+    fn submit(&mut self, batch: &Batch, input: &[f32]) -> Result<(), BackendError> {
+        self.mailbox.put(batch, input)?;
         self.ring(Command::Step)?;
         (self.in_flight, self.since) = (true, Instant::now());
         Ok(())
@@ -160,7 +160,7 @@ impl Backend for RemoteBackend {
             self.process.kill(&what);
             return Err(BackendError::Lost(what));
         }
-        Ok(Some(Output { logits: self.mailbox.logits(n_outputs), n_vocab: self.mailbox.shape().n_vocab }))
+        Ok(Some(Output { rows: self.mailbox.logits(n_outputs), width: self.mailbox.shape().n_vocab }))
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Wish<'a> {
     pub files: Vec<(BorrowedFd<'a>, String)>,
     /// Element type of the caches.
     pub kv_type: &'a str,
+    /// The layers from this one on; `None` for all of the model.
+    pub first_layer: Option<usize>,
     /// The largest step.
     pub shape: Shape,
 }
@@ -186,6 +188,7 @@ impl Process {
             model: wish.model.to_owned(),
             files: wish.files.iter().map(|f| f.1.clone()).collect(),
             kv_type: wish.kv_type.to_owned(),
+            first_layer: wish.first_layer,
             shape: wish.shape,
         };
         let mut descriptors = vec![memory.as_fd(), theirs.as_fd()];

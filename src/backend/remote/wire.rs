@@ -28,6 +28,8 @@ pub struct DeviceInfo {
     pub free: u64,
     /// Compute units.
     pub compute_units: u32,
+    /// Bytes a second at which it fills its memory, where that was measured.
+    pub bandwidth: Option<u64>,
     /// The runtime's library.
     pub library: String,
     /// Version of the runtime as HIP packs it.
@@ -49,6 +51,8 @@ pub struct LoadOrder {
     pub files: Vec<String>,
     /// Element type of the caches: `f16`, `f32`.
     pub kv_type: String,
+    /// The layers from this one on, where the CPU has those before; all of the model otherwise.
+    pub first_layer: Option<usize>,
     /// Layout of the mailbox and bounds of a step.
     pub shape: Shape,
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::fake::*;
 use crate::backend::Backend;
 use crate::base::limits::KV_BLOCK_TOKENS;
+use crate::engine::Ledger;
 use crate::engine::cache::{Cache, CacheOptions, Fit, Tables};
 use crate::plan::batch::NO_BLOCK;
 use crate::plan::cache::CacheGroup;
@@ -30,8 +31,7 @@ impl World {
         let mut backend: Box<dyn Backend> = Box::new(fake(&groups, HashMap::new(), &Arc::default()));
         let options = CacheOptions {
             owner: "m".to_owned(),
-            budget: Arc::clone(&budget),
-            reserved: None,
+            ledgers: vec![Ledger { budget: Arc::clone(&budget), reserved: None }],
             min_tokens: 32,
             max_bytes: None,
             step_tokens: 64,

@@ -34,6 +34,7 @@ pub fn group(window: Option<u32>) -> CacheGroup {
         head_dim_v: 1 << 17,
         window,
         kv_type: KvType::F32,
+        part: 0,
     }
 }
 
@@ -159,7 +160,7 @@ impl Backend for Fake {
         self.control.n_slabs.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
+    fn submit(&mut self, batch: &Batch, _input: &[f32]) -> Result<(), BackendError> {
         let n_step = {
             let mut steps = self.control.steps.lock().expect("not poisoned");
             steps.push(batch.spans.iter().map(|s| s.len).collect());
@@ -216,7 +217,7 @@ impl Backend for Fake {
         if let Some(n) = allowed.as_mut() {
             *n -= 1;
         }
-        Ok(Some(Output { logits: &self.logits, n_vocab: N_VOCAB }))
+        Ok(Some(Output { rows: &self.logits, width: N_VOCAB }))
     }
 }
 

@@ -19,7 +19,7 @@ async fn the_minimum_is_reserved_or_the_engine_does_not_start() {
     let mut setup = Setup::new(vec![group(None)], 10, 11);
     let control = Default::default();
     let backend = fake(&setup.groups, Default::default(), &control);
-    setup.options.reserved = Some(setup.budget.reserve("fake", Kind::Cache, 4 * BLOCK_BYTES).expect("fits"));
+    setup.options.ledgers[0].reserved = Some(setup.budget.reserve("fake", Kind::Cache, 4 * BLOCK_BYTES).expect("fits"));
     let refused = start(setup.options, Box::new(backend), &setup.groups, N_VOCAB, std::sync::Arc::<Pieces>::default());
     assert!(matches!(refused.err(), Some(StartError::Cache(_))));
     assert_eq!(setup.budget.used(), 0);
@@ -28,7 +28,8 @@ async fn the_minimum_is_reserved_or_the_engine_does_not_start() {
 #[tokio::test]
 async fn what_was_reserved_before_is_used() {
     let mut setup = Setup::new(vec![group(None)], 10, 10);
-    setup.options.reserved = Some(setup.budget.reserve("fake", Kind::Cache, 10 * BLOCK_BYTES).expect("fits"));
+    setup.options.ledgers[0].reserved =
+        Some(setup.budget.reserve("fake", Kind::Cache, 10 * BLOCK_BYTES).expect("fits"));
     let budget = setup.budget.clone();
     let (handle, _) = setup.start();
     assert_eq!(budget.used(), 10 * BLOCK_BYTES);

@@ -30,6 +30,7 @@ impl Caches {
                 head_dim_v: h.head_dim_v,
                 window,
                 kv_type,
+                part: 0,
             });
             for (slot, &layer) in layers.iter().enumerate() {
                 slots[layer] = (CacheId(group as u32), slot as u32);

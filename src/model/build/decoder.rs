@@ -15,7 +15,10 @@ pub(crate) fn build(model: &Model, options: &PlanOptions) -> Plan {
         weights: w.all.clone(),
         ropes: Vec::new(),
         caches: Vec::new(),
-        logits: BufId(0),
+        layers: Vec::new(),
+        part: 0,
+        input: None,
+        output: BufId(0),
         n_vocab: h.n_vocab,
     };
     let mut b = Builder { model, h, plan };
@@ -23,6 +26,7 @@ pub(crate) fn build(model: &Model, options: &PlanOptions) -> Plan {
     b.push(Op::Embed { table: w.embedding, scale: h.embed_scale, out: x });
     let caches = attention::Caches::declare(&mut b, options.kv_type);
     for (i, layer) in w.layers.iter().enumerate() {
+        b.plan.layers.push(b.plan.ops.len());
         let normed = b.tokens("normed", h.n_embd);
         b.norm(layer.attn_norm, x, h.n_embd, normed);
         let mut attended = attention::build(&mut b, layer, &caches, i, normed);
@@ -48,7 +52,7 @@ pub(crate) fn build(model: &Model, options: &PlanOptions) -> Plan {
     if let Some(cap) = h.softcap {
         b.push(Op::Softcap { x: logits, cap });
     }
-    b.plan.logits = logits;
+    b.plan.output = logits;
     b.plan
 }
 

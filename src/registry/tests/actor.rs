@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Fake, FakeFile, need, options};
+use super::{Fake, FakeFile, anywhere, need, options};
 use crate::pool::budget::Budget;
 use crate::proto::admin::{LoadEvent, LoadRequest, ModelState, Phase};
 use crate::registry::loader::{Job, LoadError, Loader, Prepared, Reporter, Source};
@@ -21,7 +21,7 @@ impl Loader<Fake> for FakeLoader {
         let bytes = std::fs::metadata(path).map_err(|e| LoadError::Invalid(e.to_string()))?.len();
         assert!(!job.id.contains("panics"), "simulated");
         let delay = Duration::from_millis(if job.id.contains("slow") { 300 } else { 0 });
-        Ok(Box::new(FakeFile { id: job.id.clone(), need: need(bytes), delay, error: None }))
+        Ok(Box::new(FakeFile { id: job.id.clone(), needs: anywhere(1, need(bytes)), delay, error: None }))
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::loader::{Facts, Grant, LoadError, Prepared, Reporter, Resident};
 use super::{Options, Site};
 use crate::policy::admission::Need;
-use crate::policy::placement::SiteKind;
+use crate::policy::placement::{Needs, Share, SiteKind, Way};
 use crate::pool::budget::{Budget, Kind, Reservation};
 use crate::proto::admin::{ModelStats, RequestInfo};
 
@@ -24,20 +24,18 @@ pub(super) struct Fake {
     pub aborted: AtomicBool,
     budget: Arc<Budget>,
     grown: Mutex<Vec<Reservation>>,
-    _held: Vec<Reservation>,
+    _grant: Grant,
 }
 
 impl Fake {
     pub fn new(id: &str, grant: Grant) -> Self {
-        let Grant { budget, mut held, cache, .. } = grant;
-        held.extend(cache);
         Self {
             id: id.to_owned(),
             failed: Mutex::default(),
             aborted: AtomicBool::new(false),
-            budget,
+            budget: Arc::clone(&grant.ledgers[0].budget),
             grown: Mutex::default(),
-            _held: held,
+            _grant: grant,
         }
     }
 
@@ -91,24 +89,23 @@ impl Resident for Fake {
 /// A checked file of the simulation.
 pub(super) struct FakeFile {
     pub id: String,
-    pub need: Need,
+    pub needs: Needs,
     pub delay: Duration,
     /// What goes wrong while it is read.
     pub error: Option<LoadError>,
 }
 
 impl Prepared<Fake> for FakeFile {
-    fn needs(&self) -> Arc<[Need]> {
-        // As many as any test has devices.
-        [self.need; 2].into()
+    fn needs(&self) -> Arc<Needs> {
+        Arc::new(self.needs.clone())
     }
     fn facts(&self) -> Arc<Facts> {
         Arc::default()
     }
     fn start(self: Box<Self>, grant: Grant, reporter: &Reporter) -> Result<Fake, LoadError> {
-        let steps = 10;
+        let (steps, weights) = (10, grant.way.shares[0].need.weights);
         for i in 0..=steps {
-            if reporter.bytes(i * self.need.weights / steps, self.need.weights).is_break() {
+            if reporter.bytes(i * weights / steps, weights).is_break() {
                 return Err(LoadError::Cancelled);
             }
             if !self.delay.is_zero() {
@@ -116,7 +113,10 @@ impl Prepared<Fake> for FakeFile {
             }
         }
         match self.error {
-            Some(LoadError::Device(why)) if why == ON_THE_FIRST && grant.site > 0 => Ok(Fake::new(&self.id, grant)),
+            Some(LoadError::Device(why)) if why == ON_THE_FIRST && grant.way.site() > 0 => {
+                Ok(Fake::new(&self.id, grant))
+            }
+            Some(LoadError::OutOfMemory(_)) if grant.way.site() > 0 => Ok(Fake::new(&self.id, grant)),
             Some(error) => Err(error),
             None => Ok(Fake::new(&self.id, grant)),
         }
@@ -132,6 +132,22 @@ pub(super) fn need(weights: u64) -> Need {
     Need { weights, cache: weights / 10, activations: 2, tables: 1 }
 }
 
+/// A model that takes `need` on any one of so many devices.
+pub(super) fn anywhere(sites: usize, need: Need) -> Needs {
+    Needs { ways: (0..sites).map(|site| Way::whole(site, need)).collect(), n_layer: 4 }
+}
+
+/// A model of four layers that a GPU, device 0, and the CPU, device 1, can share.
+pub(super) fn divided(weights: u64) -> Needs {
+    let mut needs = anywhere(2, need(weights));
+    let split = |n: u32| {
+        let part = |site, n: u32| Share { site, need: need(weights * u64::from(n) / 4) };
+        Way { shares: vec![part(0, n), part(1, 4 - n)], layers: Some(n) }
+    };
+    needs.ways.splice(0..0, (1..4).map(split));
+    needs
+}
+
 pub(super) fn options(budget: &Arc<Budget>) -> Options {
     Options::new(vec![Site {
         id: "cpu".to_owned(),
@@ -140,6 +156,7 @@ pub(super) fn options(budget: &Arc<Budget>) -> Options {
         description: "simulated".to_owned(),
         pci: None,
         budget: Arc::clone(budget),
+        bandwidth: None,
         reason: "there is nothing else".to_owned(),
         unusable: None,
     }])

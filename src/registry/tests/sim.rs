@@ -11,7 +11,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Fake, FakeFile, LOST, need, options};
+use super::{Fake, FakeFile, LOST, anywhere, divided, need, options};
 use crate::pool::budget::Budget;
 use crate::proto::admin::{Evicted, LoadRequest, ModelState};
 use crate::registry::catalog::{Found, Scan};
@@ -37,7 +37,7 @@ enum Work {
     Stop {
         id: String,
         model: Arc<Fake>,
-        budget: Arc<Budget>,
+        budgets: Vec<Arc<Budget>>,
     },
 }
 
@@ -46,6 +46,8 @@ enum Work {
 pub(super) struct File {
     pub weights: u64,
     pub load: Duration,
+    /// Its layers can lie on both devices.
+    pub divides: bool,
     /// The next loads fail like this.
     pub error: Option<LoadError>,
 }
@@ -87,7 +89,7 @@ impl Sim {
         let now = Instant::now();
         let core = Core::new(options, Arc::new(DecisionLog::new()), Arc::new(Notify::new()), now);
         let file = |&(id, weights, ms): &(&str, u64, u64)| {
-            (id.to_owned(), File { weights, load: Duration::from_millis(ms), error: None })
+            (id.to_owned(), File { weights, load: Duration::from_millis(ms), divides: false, error: None })
         };
         let mut sim = Self {
             core,
@@ -165,12 +167,12 @@ impl Sim {
                 let id = model.id.clone();
                 self.leases.retain(|l| l.0 != id || !Arc::ptr_eq(&l.1.model, &model));
             }
-            Effect::Stop { id, model, budget, trim: _ } => {
+            Effect::Stop { id, model, budgets, trim: _ } => {
                 let leased = self.leases.iter().any(|l| Arc::ptr_eq(&l.1.model, &model));
                 assert!(!leased || self.may_abort.contains(&id), "{id} is torn down under a lease");
                 let pinned = self.core.entries[&id].pinned;
                 assert!(!pinned || self.may_go.contains(&id), "{id} is pinned and goes");
-                self.later(3 * MS, Work::Stop { id, model, budget });
+                self.later(3 * MS, Work::Stop { id, model, budgets });
             }
         }
     }
@@ -180,7 +182,9 @@ impl Sim {
         match file.error {
             Some(LoadError::Invalid(e)) => Err(LoadError::Invalid(e)),
             error => {
-                Ok(Box::new(FakeFile { id: id.to_owned(), need: need(file.weights), delay: Duration::ZERO, error }))
+                let sites = self.core.options.sites.len();
+                let needs = if file.divides { divided(file.weights) } else { anywhere(sites, need(file.weights)) };
+                Ok(Box::new(FakeFile { id: id.to_owned(), needs, delay: Duration::ZERO, error }))
             }
         }
     }
@@ -193,10 +197,11 @@ impl Sim {
                 self.loaded += usize::from(result.is_ok());
                 Done::Started { id, number, result }
             }
-            Work::Stop { id, model, budget } => {
-                let before = budget.held_by(&id);
+            Work::Stop { id, model, budgets } => {
+                let held = || budgets.iter().map(|b| b.held_by(&id)).sum::<u64>();
+                let before = held();
                 drop(model);
-                let ledger_freed = before - budget.held_by(&id);
+                let ledger_freed = before - held();
                 // What was allowed for this instance is not for the next one.
                 self.may_abort.remove(&id);
                 self.may_go.remove(&id);

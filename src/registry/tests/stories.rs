@@ -76,14 +76,15 @@ fn a_plan_says_what_loads_would_do_and_they_do_it() {
     let plan = sim.core.forecast(&names, sim.now).expect("all are known");
     let outcomes: Vec<Outcome> = plan.iter().map(|p| p.outcome).collect();
     assert_eq!(outcomes, [Outcome::Ready, Outcome::Fits, Outcome::Refused, Outcome::Evicts]);
-    assert_eq!((plan[1].free, plan[1].bytes.weights, plan[1].bytes.cache), (334, 300, 30));
+    let share = &plan[1].shares[0];
+    assert_eq!((share.free, share.bytes.weights, share.bytes.cache), (334, 300, 30));
     assert!(plan[2].reason.contains("needs 2.2 KiB"), "{}", plan[2].reason);
     assert_eq!(plan[3].evicts, ["a"], "after c, a second model of its size needs a's place");
     // Loaded, it takes just that.
     sim.acquire("c");
     sim.advance(S);
     let bytes = sim.core.view(&sim.core.entries["c"]).bytes.expect("is loaded");
-    assert_eq!(bytes, plan[1].bytes);
+    assert_eq!(bytes, plan[1].shares[0].bytes);
     assert!(sim.core.forecast(&["nobody".to_owned()], sim.now).is_err());
     sim.end();
 }
@@ -124,12 +125,74 @@ fn a_gpu_is_taken_first_and_left_when_it_fails_unless_it_was_demanded() {
 }
 
 #[test]
+fn a_model_too_large_for_the_gpu_is_divided_and_gives_both_devices_back() {
+    let mut sim = Sim::new(2000, &[("a", 300, 10), ("b", 1200, 10), ("c", 1700, 10)], with_gpu);
+    sim.file("b").divides = true;
+    // It is looked at again.
+    sim.core.entries.get_mut("b").expect("known").facts = None;
+    sim.core.describe_next();
+    let held = |sim: &Sim| [0, 1].map(|site: usize| sim.core.options.sites[site].budget.used());
+    sim.acquire("a");
+    sim.advance(S);
+    sim.leases.clear();
+    // Three of four layers fit, once the other model has gone.
+    let planned = sim.core.forecast(&["b".to_owned()], sim.now).expect("known").remove(0);
+    assert_eq!((planned.outcome, &planned.evicts[..]), (Outcome::Evicts, &["a".to_owned()][..]));
+    assert_eq!(planned.device.as_deref(), Some("gpu gfx1100 3/4 + cpu avx2"));
+    sim.acquire("b");
+    sim.advance(S);
+    assert_eq!((sim.state("a"), sim.state("b"), held(&sim)), (ModelState::Absent, ModelState::Ready, [993, 333]));
+    let shares = sim.core.view(&sim.core.entries["b"]).shares;
+    assert_eq!(shares.iter().map(|s| s.device.as_str()).collect::<Vec<_>>(), ["gpu0", "cpu"]);
+    assert_eq!([&planned.shares[0].bytes, &planned.shares[1].bytes], [&shares[0].bytes, &shares[1].bytes]);
+    // It is in the way on the CPU as well.
+    sim.leases.clear();
+    sim.load(LoadRequest { model: "c".into(), device: Some("cpu".into()), ..LoadRequest::default() });
+    sim.advance(S);
+    assert_eq!((sim.state("b"), sim.state("c"), held(&sim)[0]), (ModelState::Absent, ModelState::Ready, 0));
+    sim.end();
+}
+
+#[test]
+fn a_gpu_with_less_memory_than_it_said_gets_less_of_the_model() {
+    let mut sim = Sim::new(2000, &[("a", 400, 10)], with_gpu);
+    sim.file("a").divides = true;
+    sim.file("a").error = Some(LoadError::OutOfMemory("planted".to_owned()));
+    sim.acquire("a");
+    sim.advance(S);
+    let way = |sim: &Sim| sim.core.entries["a"].live.as_ref().map(|l| (l.way.site(), l.way.layers));
+    assert_eq!((sim.state("a"), way(&sim)), (ModelState::Ready, Some((1, None))));
+    let said: Vec<String> = sim.core.log.recent(Some("a")).into_iter().map(|d| d.message).collect();
+    let tries = ["2048 tokens of cache", "3 of 4 layers", "2 of 4 layers", "1 of 4 layers", "the next device"];
+    let found: Vec<_> = said.iter().filter(|t| t.contains("could not be loaded")).collect();
+    assert_eq!(found.len(), tries.len(), "{said:#?}");
+    for (text, what) in found.iter().zip(tries) {
+        assert!(text.contains(what) && text.contains("planted"), "{text}");
+    }
+    // Asked for on the GPU, it is tried with less cache, and then refused.
+    sim.leases.clear();
+    sim.evict("a", false);
+    sim.advance(S);
+    sim.load(LoadRequest { model: "a".into(), device: Some("gpu".into()), ..LoadRequest::default() });
+    sim.advance(S);
+    assert_eq!(way(&sim), None);
+    sim.file("a").error = None;
+    sim.load(LoadRequest { model: "a".into(), device: Some("gpu".into()), ..LoadRequest::default() });
+    sim.advance(S);
+    assert_eq!(way(&sim), Some((0, None)), "another load begins anew");
+    sim.end();
+}
+
+#[test]
 fn a_device_that_failed_a_load_is_no_reason_to_refuse_the_next() {
     let mut sim = Sim::new(1000, &[("a", 800, 10), ("b", 300, 10)], with_gpu);
     sim.file("b").error = Some(LoadError::Device(ON_THE_FIRST.to_owned()));
     sim.acquire("b");
     sim.advance(S);
-    assert_eq!((sim.state("b"), sim.core.entries["b"].live.as_ref().map(|l| l.site)), (ModelState::Ready, Some(1)));
+    assert_eq!(
+        (sim.state("b"), sim.core.entries["b"].live.as_ref().map(|l| l.way.site())),
+        (ModelState::Ready, Some(1))
+    );
     sim.leases.clear();
     sim.file("b").error = None;
     sim.load(LoadRequest { model: "a".into(), device: Some("cpu".into()), pin: true, ..LoadRequest::default() });

@@ -58,10 +58,10 @@ fn step(backend: &mut CpuBackend, parts: &[(usize, &[u32], usize)]) -> Vec<f32> 
             batch.push_table(&table);
         }
     }
-    backend.submit(&batch).expect("a good batch");
+    backend.submit(&batch, &[]).expect("a good batch");
     let out = backend.poll(Duration::ZERO).expect("a good step").expect("done");
-    assert_eq!(out.n_vocab, VOCAB);
-    out.logits.to_vec()
+    assert_eq!(out.width, VOCAB);
+    out.rows.to_vec()
 }
 
 /// Root mean square of the differences, in standard deviations of `a`.
@@ -167,13 +167,13 @@ fn only_the_wanted_rows_come_back() {
         batch.push(&tokens, 0, wanted.iter().copied());
         batch.push_table(&[3]);
         batch.push_table(&[3]);
-        backend.submit(&batch).unwrap();
+        backend.submit(&batch, &[]).unwrap();
         let out = backend.poll(Duration::ZERO).unwrap().unwrap();
         let want: Vec<f32> = wanted.iter().flat_map(|&i| all[i * VOCAB..][..VOCAB].to_vec()).collect();
         if want.is_empty() {
-            assert!(out.logits.is_empty());
+            assert!(out.rows.is_empty());
         } else {
-            assert!(difference(&want, out.logits) < 1e-5);
+            assert!(difference(&want, out.rows) < 1e-5);
         }
     }
 }
@@ -189,8 +189,8 @@ fn slabs_come_and_go() {
         batch.push(&tokens(1, 9), 0, [8]);
         batch.push_table(&[block]);
         batch.push_table(&[1]);
-        backend.submit(&batch)?;
-        Ok::<_, BackendError>(backend.poll(Duration::ZERO)?.unwrap().logits.to_vec())
+        backend.submit(&batch, &[])?;
+        Ok::<_, BackendError>(backend.poll(Duration::ZERO)?.unwrap().rows.to_vec())
     };
     let first = run(&mut backend, 0).unwrap();
     assert_eq!(run(&mut backend, per_slab + 5).unwrap(), first);
@@ -211,7 +211,7 @@ fn bad_batches_are_refused() {
         batch.push(tokens, 0, outputs);
         batch.push_table(blocks);
         batch.push_table(&[0, 1, 2]);
-        let e = backend.submit(&batch).unwrap_err().to_string();
+        let e = backend.submit(&batch, &[]).unwrap_err().to_string();
         assert!(e.contains(what), "{e}");
         assert!(backend.poll(Duration::ZERO).unwrap().is_none());
     };
@@ -264,8 +264,8 @@ fn damaged_weights_fail_the_step() {
         batch.push(&[1, 2, 3], 0, [1, 2]);
         batch.push_table(&[0]);
         batch.push_table(&[0]);
-        backend.submit(&batch).unwrap();
-        backend.poll(Duration::ZERO).map(|o| o.unwrap().logits.len())
+        backend.submit(&batch, &[]).unwrap();
+        backend.poll(Duration::ZERO).map(|o| o.unwrap().rows.len())
     };
     assert!(matches!(run(plan.clone()), Err(BackendError::NotFinite { output: 0 })));
     plan.weights.iter_mut().find(|w| w.name == "output.weight").unwrap().data = healthy;

@@ -154,6 +154,7 @@ pub fn plan(ty: GgmlType, kv_type: KvType) -> Plan {
         head_dim_v: DIM,
         window,
         kv_type,
+        part: 0,
     };
     let mut b = Builder {
         plan: Plan {
@@ -162,7 +163,10 @@ pub fn plan(ty: GgmlType, kv_type: KvType) -> Plan {
             weights: Vec::new(),
             ropes: Vec::new(),
             caches: vec![group("full", None), group("window", Some(WINDOW))],
-            logits: BufId(0),
+            layers: Vec::new(),
+            part: 0,
+            input: None,
+            output: BufId(0),
             n_vocab: VOCAB,
         },
         ty,
@@ -182,14 +186,16 @@ pub fn plan(ty: GgmlType, kv_type: KvType) -> Plan {
     let x = b.buffer("x", WIDTH, Rows::Tokens);
     let table = b.matrix("token_embd.weight", VOCAB, WIDTH);
     b.plan.ops.push(Op::Embed { table, scale: 4.0, out: x });
-    b.layer(0, x);
-    b.layer(1, x);
+    for i in 0..2 {
+        b.plan.layers.push(b.plan.ops.len());
+        b.layer(i, x);
+    }
     let last = b.buffer("last", WIDTH, Rows::Outputs);
     let logits = b.buffer("logits", VOCAB, Rows::Outputs);
     b.plan.ops.push(Op::Select { x, out: last });
     b.norm(last, last, WIDTH, NormKind::Rms);
     b.linear(last, &[("output.weight", logits)], false);
     b.plan.ops.push(Op::Softcap { x: logits, cap: 30.0 });
-    b.plan.logits = logits;
+    b.plan.output = logits;
     b.plan
 }

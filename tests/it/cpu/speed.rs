@@ -58,7 +58,7 @@ fn speed() {
                 }
             }
             let start = now(threads);
-            backend.submit(&batch).unwrap();
+            backend.submit(&batch, &[]).unwrap();
             backend.poll(Duration::ZERO).unwrap().unwrap();
             (now(threads) - start).as_secs_f64()
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rocmforge::backend::Backend;
 use rocmforge::backend::cpu::{CpuBackend, CpuPool};
+use rocmforge::backend::split::SplitBackend;
 use rocmforge::model::PlanOptions;
 use rocmforge::offline::drive::{Driver, Part};
 use rocmforge::plan::Plan;
@@ -31,13 +32,22 @@ fn hip(gpu: &Gpu, plan: &Arc<Plan>) -> Driver {
     driver(gpu.start(plan, Gpu::options(STEP)).expect("all kernels exist"), plan)
 }
 
+/// The layers before `layer` on the CPU, the rest on the GPU.
+fn divided(gpu: &Gpu, plan: &Plan, layer: usize) -> Driver {
+    let parts = plan.split(layer).expect("a cut");
+    let pool = CpuPool::new(1, Tier::detect());
+    let first = CpuBackend::new(Arc::new(parts[0].clone()), pool, STEP, STEP).expect("all kernels exist");
+    let rest = gpu.start(&Arc::new(parts[1].clone()), Gpu::options(STEP)).expect("all kernels exist");
+    driver(SplitBackend::new(Box::new(first), Box::new(rest), &parts), &parts[0])
+}
+
 /// Logits of all of `tokens`, fed to a new sequence in steps of `chunk`.
 fn logits(driver: &mut Driver, tokens: &[u32], chunk: usize) -> Vec<f32> {
     let sequence = driver.add();
     let mut out = Vec::new();
     for tokens in tokens.chunks(chunk) {
         let part = Part { sequence, tokens, outputs: 0..tokens.len() };
-        out.extend_from_slice(driver.step(&[part]).expect("a step").logits);
+        out.extend_from_slice(driver.step(&[part]).expect("a step").rows);
     }
     driver.clear(sequence);
     out
@@ -91,7 +101,16 @@ fn check(name: &str, how: &str, within: Within, got: &[f32], want: &[f32]) {
 
 /// Chunks of all kinds: prefill, each size of decode kernels, and what is left over.
 fn compare(gpu: &Gpu, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u32]) {
-    let (mut cpu, mut hip) = (cpu(plan), hip(gpu, plan));
+    compare_with(hip(gpu, plan), name, plan, within, tokens);
+    if plan.layers.len() > 1 {
+        let layer = plan.layers.len() / 2;
+        let n = plan.layers.len() - layer;
+        compare_with(divided(gpu, plan, layer), &format!("{name}, {n} layers on it"), plan, within, tokens);
+    }
+}
+
+fn compare_with(mut hip: Driver, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u32]) {
+    let mut cpu = cpu(plan);
     let want = logits(&mut cpu, tokens, STEP);
     for chunk in [STEP, 1, 2, 3, 7, 19] {
         check(name, &format!("steps of {chunk}"), within, &logits(&mut hip, tokens, chunk), &want);
@@ -112,13 +131,13 @@ fn compare(gpu: &Gpu, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u3
         Part { sequence: c, tokens: &tokens[..m], outputs: 1..4 },
         Part { sequence: b, tokens: &tokens[at..at + 1], outputs: 0..1 },
     ];
-    let got = hip.step(&parts).expect("a step").logits.to_vec();
+    let got = hip.step(&parts).expect("a step").rows.to_vec();
     check(name, "decoded before a prefill", within.row(), &got[..v], &want[(n - 3) * v..][..v]);
     check(name, "prefilled between decodes", within.row(), &got[v..4 * v], &want[v..4 * v]);
     check(name, "decoded after a prefill", within.row(), &got[4 * v..], &want[at * v..][..v]);
     for i in 1..3 {
         let part = |sequence, at: usize| Part { sequence, tokens: &tokens[at..at + 1], outputs: 0..1 };
-        let got = hip.step(&[part(b, at + i), part(a, n - 3 + i)]).expect("a step").logits.to_vec();
+        let got = hip.step(&[part(b, at + i), part(a, n - 3 + i)]).expect("a step").rows.to_vec();
         check(name, "decoded together", within.row(), &got[..v], &want[(at + i) * v..][..v]);
         check(name, "decoded together", within.row(), &got[v..], &want[(n - 3 + i) * v..][..v]);
     }

@@ -43,7 +43,7 @@ fn run(steps: u32) -> Result<(), StartError> {
         for _ in 0..2 {
             batch.push_table(&[0]);
         }
-        backend.submit(&batch)?;
+        backend.submit(&batch, &[])?;
         let begin = Instant::now();
         while backend.poll(Duration::from_millis(20))?.is_none() {
             if begin.elapsed() > Duration::from_secs(2) {

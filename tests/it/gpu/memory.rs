@@ -90,14 +90,14 @@ fn batches_that_do_not_fit_are_refused_and_the_backend_goes_on() {
         (batch(&[50], 0), "token 50 of a vocabulary of 50"),
         (batch(&[1], 1 << 20), "blocks 0 to 0 of span 0"),
     ] {
-        let Err(BackendError::Batch(why)) = backend.submit(&bad) else { panic!("accepted: {says}") };
+        let Err(BackendError::Batch(why)) = backend.submit(&bad, &[]) else { panic!("accepted: {says}") };
         assert!(why.contains(says), "{why}");
     }
     assert!(backend.poll(Duration::ZERO).expect("no step failed").is_none());
-    backend.submit(&batch(&[1], 0)).expect("a good batch");
-    assert!(matches!(backend.submit(&batch(&[1], 0)), Err(BackendError::Batch(_))), "one is in flight");
+    backend.submit(&batch(&[1], 0), &[]).expect("a good batch");
+    assert!(matches!(backend.submit(&batch(&[1], 0), &[]), Err(BackendError::Batch(_))), "one is in flight");
     let out = backend.poll(Duration::from_secs(60)).expect("a good step").expect("done");
-    assert_eq!(out.logits.len(), 50);
-    backend.submit(&Batch::default()).expect("an empty batch");
-    assert_eq!(backend.poll(Duration::ZERO).expect("nothing to do").expect("done").logits.len(), 0);
+    assert_eq!(out.rows.len(), 50);
+    backend.submit(&Batch::default(), &[]).expect("an empty batch");
+    assert_eq!(backend.poll(Duration::ZERO).expect("nothing to do").expect("done").rows.len(), 0);
 }

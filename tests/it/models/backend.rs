@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rocmforge::backend::cpu::{CpuBackend, CpuPool};
+use rocmforge::backend::split::SplitBackend;
 use rocmforge::offline::drive::{Driver, Part};
 use rocmforge::plan::Plan;
 use rocmforge::simd::Tier;
@@ -24,7 +25,7 @@ fn logits(driver: &mut Driver, sequence: usize, tokens: &[u32], chunk: usize) ->
     let mut out = Vec::new();
     for tokens in tokens.chunks(chunk) {
         let part = Part { sequence, tokens, outputs: 0..tokens.len() };
-        out.extend_from_slice(driver.step(&[part]).expect("a step").logits);
+        out.extend_from_slice(driver.step(&[part]).expect("a step").rows);
     }
     out
 }
@@ -111,7 +112,7 @@ fn chunks_and_batches_agree() {
                 Part { sequence: c, tokens, outputs: 1..4 },
                 Part { sequence: a, tokens: &tokens[i..i + 1], outputs: 0..1 },
             ];
-            let got = driver.step(&parts).expect("a step").logits;
+            let got = driver.step(&parts).expect("a step").rows;
             let v = golden.n_vocab;
             check(&got[..v], &whole[at_b * v..][..v], "decoded beside a prefill");
             check(&got[v..4 * v], &whole[v..4 * v], "prefilled beside decodes");
@@ -131,7 +132,7 @@ fn copies_in_a_batch_are_equal() {
             for tokens in golden.tokens.chunks(4) {
                 let part = |&sequence| Part { sequence, tokens, outputs: 0..tokens.len() };
                 let parts: Vec<Part> = sequences.iter().map(part).collect();
-                let logits = driver.step(&parts).expect("a step").logits;
+                let logits = driver.step(&parts).expect("a step").rows;
                 let size = tokens.len() * golden.n_vocab;
                 for copy in logits.chunks_exact(size) {
                     assert_eq!(copy, &logits[..size], "{}: {copies} copies differ", golden.name);
@@ -149,7 +150,7 @@ fn steps_without_outputs_count() {
         let sequence = driver.add();
         let (last, first) = golden.tokens.split_last().expect("tokens");
         let part = Part { sequence, tokens: first, outputs: 0..0 };
-        assert!(driver.step(&[part]).expect("a step").logits.is_empty());
+        assert!(driver.step(&[part]).expect("a step").rows.is_empty());
         let got = logits(&mut driver, sequence, &[*last], 1);
         let all = golden.logits();
         let difference = max_difference(&got, &all[all.len() - golden.n_vocab..]);
@@ -169,5 +170,34 @@ fn f16_caches_are_close() {
         let difference = rms_difference(&logits(&mut driver, sequence, &golden.tokens, 5), &golden.logits());
         assert!(difference <= 2e-3 * f64::from(golden.std), "{}: {difference} rms", golden.name);
         assert!(difference > 0.0, "{}: keys cannot survive f16 exactly", golden.name);
+    }
+}
+
+/// Divided anywhere between its layers, a model computes the same bits.
+#[test]
+fn both_halves_together_are_the_whole() {
+    let tier = Tier::detect();
+    for golden in tiny() {
+        let plan = Arc::new(golden.plan());
+        let run = |driver: &mut Driver, chunk| {
+            let sequence = driver.add();
+            logits(driver, sequence, &golden.tokens, chunk)
+        };
+        let mut whole = driver(&plan, tier, STEP, STEP);
+        let wanted = [STEP, 1, 7].map(|chunk| (chunk, run(&mut whole, chunk)));
+        for layer in 1..plan.layers.len() {
+            let parts = plan.split(layer).expect("a cut");
+            let pool = CpuPool::new(0, tier);
+            let part = |plan: &Plan| {
+                let part = CpuBackend::new(Arc::new(plan.clone()), Arc::clone(&pool), STEP, STEP);
+                Box::new(part.expect("all kernels exist"))
+            };
+            let backend = SplitBackend::new(part(&parts[0]), part(&parts[1]), &parts);
+            let mut halves = Driver::new(Box::new(backend), parts[0].caches.clone());
+            for (chunk, wanted) in &wanted {
+                let got = run(&mut halves, *chunk);
+                assert!(got == *wanted, "{} cut before layer {layer}, steps of {chunk}", golden.name);
+            }
+        }
     }
 }

@@ -37,8 +37,8 @@ impl<'a> Reference<'a> {
             self.op(op, token, &mut slots);
         }
         self.position += 1;
-        assert_eq!(self.plan.buffer(self.plan.logits).rows, Rows::Outputs);
-        slots.swap_remove(self.slot(self.plan.logits))
+        assert_eq!(self.plan.buffer(self.plan.output).rows, Rows::Outputs);
+        slots.swap_remove(self.slot(self.plan.output))
     }
 
     fn slot(&self, id: BufId) -> usize {

@@ -116,7 +116,7 @@ impl Backend for Alphabet {
 
     fn remove_slab(&mut self, _: CacheId, _: u32) {}
 
-    fn submit(&mut self, batch: &Batch) -> Result<(), BackendError> {
+    fn submit(&mut self, batch: &Batch, _input: &[f32]) -> Result<(), BackendError> {
         self.logits.clear();
         for &row in &batch.outputs {
             let mut logits = [-1e4; N_VOCAB];
@@ -143,7 +143,7 @@ impl Backend for Alphabet {
             return Err(BackendError::Poisoned);
         }
         self.control.steps.fetch_add(1, Ordering::SeqCst);
-        Ok(Some(Output { logits: &self.logits, n_vocab: N_VOCAB }))
+        Ok(Some(Output { rows: &self.logits, width: N_VOCAB }))
     }
 }
 
@@ -157,6 +157,7 @@ fn group() -> CacheGroup {
         head_dim_v: 256,
         window: None,
         kv_type: KvType::F16,
+        part: 0,
     }
 }
 
@@ -213,6 +214,7 @@ pub async fn server() -> Server {
         description: "simulated".into(),
         pci: None,
         budget: Budget::new(10_000),
+        bandwidth: None,
         reason: "there is nothing else".into(),
         unusable: None,
     }]);

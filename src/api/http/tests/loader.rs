@@ -7,6 +7,7 @@ use super::fixture::{CONTEXT, Control, EOG, N_VOCAB, engine};
 use crate::chat::Template;
 use crate::gguf::meta::{Array, Meta, Strings, Value};
 use crate::policy::admission::Need;
+use crate::policy::placement::{Needs, Way};
 use crate::registry::Loaded;
 use crate::registry::loader::{Facts, Grant, Job, LoadError, Loader, Prepared, Reporter};
 use crate::tokenizer::Tokenizer;
@@ -44,9 +45,10 @@ impl Loader<Loaded> for TestLoader {
 }
 
 impl Prepared<Loaded> for TestFile {
-    fn needs(&self) -> Arc<[Need]> {
+    fn needs(&self) -> Arc<Needs> {
         let weights = if self.id == "big" { 20_000 } else { 1000 };
-        [Need { weights, cache: 10, activations: 2, tables: 1 }].into()
+        let need = Need { weights, cache: 10, activations: 2, tables: 1 };
+        Arc::new(Needs { ways: vec![Way::whole(0, need)], n_layer: 1 })
     }
 
     fn facts(&self) -> Arc<Facts> {

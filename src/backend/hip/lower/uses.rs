@@ -9,7 +9,7 @@ pub struct Uses {
     /// (op, buffer): ops that read, in order.
     reads: Vec<Vec<BufId>>,
     writes: Vec<Vec<BufId>>,
-    logits: BufId,
+    output: BufId,
     layout: Layout,
 }
 
@@ -19,13 +19,13 @@ impl Uses {
         Self {
             reads: plan.ops.iter().map(|op| op.reads().to_vec()).collect(),
             writes: plan.ops.iter().map(|op| op.writes().to_vec()).collect(),
-            logits: plan.logits,
+            output: plan.output,
             layout: Layout::new(plan),
         }
     }
 
     /// Ops after `op` that read what is in `buffer` after it; the end of the plan counts as one
-    /// for the logits.
+    /// for its output.
     pub fn readers(&self, op: usize, buffer: BufId) -> Vec<usize> {
         let mut readers = Vec::new();
         for i in op + 1..self.reads.len() {
@@ -36,7 +36,7 @@ impl Uses {
                 return readers;
             }
         }
-        if buffer == self.logits {
+        if buffer == self.output {
             readers.push(self.reads.len());
         }
         readers

@@ -4,7 +4,8 @@
 use super::super::wire::DeviceInfo;
 use super::*;
 
-const SHAPE: Shape = Shape { max_tokens: 8, max_outputs: 2, max_spans: 2, table_entries: 4, groups: 1, n_vocab: 5 };
+const SHAPE: Shape =
+    Shape { max_tokens: 8, max_outputs: 2, max_spans: 2, table_entries: 4, groups: 1, input_width: 0, n_vocab: 5 };
 const SOON: Duration = Duration::from_secs(10);
 
 fn ready() -> String {
@@ -15,6 +16,7 @@ fn ready() -> String {
         total: 1,
         free: 1,
         compute_units: 1,
+        bandwidth: None,
         library: "none".into(),
         runtime_version: 0,
         count: 1,
@@ -31,7 +33,7 @@ fn worker(rest: &str) -> Arc<Process> {
 }
 
 fn load(process: &Arc<Process>, stall: Duration) -> Result<RemoteBackend, LoadFailure> {
-    let wish = Wish { model: "m", files: Vec::new(), kv_type: "f16", shape: SHAPE };
+    let wish = Wish { model: "m", files: Vec::new(), kv_type: "f16", first_layer: None, shape: SHAPE };
     process.load_within(stall, &wish, &mut |_, _| true)
 }
 
@@ -91,7 +93,7 @@ fn a_lost_device_and_an_impossible_outcome_take_the_worker_along() {
         backend.doorbell = ours;
         use crate::backend::Backend;
         use std::io::Write;
-        backend.submit(&crate::plan::batch::Batch::default()).expect("submitted");
+        backend.submit(&crate::plan::batch::Batch::default(), &[]).expect("submitted");
         backend.mailbox.set_outcome(outcome.as_ref().map(|n| *n));
         theirs.write_all(&[1]).expect("rung");
         assert!(matches!(backend.poll(SOON), Err(super::super::BackendError::Lost(_))));

@@ -27,6 +27,7 @@ fn world(heads: Heads, kv_type: KvType, n: usize) -> World {
         head_dim_v: heads.head_dim_v,
         window: heads.window,
         kv_type,
+        part: 0,
     };
     let mut cache = Cache::new(group);
     cache.add_slab().unwrap();
