@@ -119,6 +119,7 @@ fn tear_down<M: Resident>(
     trim: fn(),
     (held, private_before): (u64, u64),
 ) -> Done<M> {
+    let device_freed = model.device_freed();
     let mut model = Some(model);
     // Somebody may look at it this moment (a list, a cancel); a lease that was not let go of in
     // time keeps it, and its bytes stay in the ledger as long.
@@ -134,7 +135,8 @@ fn tear_down<M: Resident>(
     let ledger_freed = held.saturating_sub(held_by(budgets, &id));
     trim();
     let private_after = memory::private();
-    Done::Gone { evicted: Evicted { id: id.clone(), private_before, private_after, device_freed: 0, ledger_freed }, id }
+    let evicted = Evicted { id: id.clone(), private_before, private_after, device_freed, ledger_freed };
+    Done::Gone { id, evicted }
 }
 
 fn held_by(budgets: &[Arc<Budget>], id: &str) -> u64 {

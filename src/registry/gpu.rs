@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,16 @@ pub struct Gpu {
     worker: Mutex<Worker>,
     /// Rung when the worker dies.
     bell: Arc<OnceLock<Arc<Notify>>>,
+}
+
+/// A model, or a part of one, on a GPU.
+pub(super) struct OnGpu {
+    /// Runs it.
+    pub backend: Box<dyn Backend>,
+    /// The process that it lives in.
+    pub worker: Arc<Process>,
+    /// Bytes that the device got back, once it has gone.
+    pub freed: Arc<AtomicU64>,
 }
 
 /// The worker, or how long it has been gone.
@@ -170,7 +181,7 @@ impl Gpu {
         kv_type: KvType,
         steps: &Steps,
         reporter: &Reporter,
-    ) -> Result<(Box<dyn Backend>, Arc<Process>), LoadError> {
+    ) -> Result<OnGpu, LoadError> {
         if gguf.maps.len() > MODEL_PARTS_MAX {
             let text = format!("{} parts are too many for a GPU worker: {MODEL_PARTS_MAX}", gguf.maps.len());
             return Err(LoadError::Device(text));
@@ -187,7 +198,7 @@ impl Gpu {
         let mut progress = |done, total| reporter.bytes(done, total) == ControlFlow::Continue(());
         self.with_worker(|process| {
             let backend = process.load(&wish, &mut progress)?;
-            Ok((Box::new(backend) as Box<dyn Backend>, Arc::clone(process)))
+            Ok(OnGpu { freed: backend.freed(), backend: Box::new(backend), worker: Arc::clone(process) })
         })
     }
 }

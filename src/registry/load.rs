@@ -7,11 +7,12 @@
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::Notify;
 
 use super::facts;
-use super::gpu::{Gpu, Steps};
+use super::gpu::{Gpu, OnGpu, Steps};
 use super::loaded::{Loaded, Pieces};
 use super::loader::{Facts, Grant, Job, LoadError, Loader, Prepared, Reporter, Source};
 use super::needs;
@@ -182,6 +183,8 @@ struct Placed {
     backend: Box<dyn Backend>,
     caches: Vec<CacheGroup>,
     worker: Option<Arc<Process>>,
+    /// Bytes that its GPU got back, once it has gone.
+    freed: Arc<AtomicU64>,
 }
 
 /// A checked model.
@@ -214,7 +217,7 @@ impl Prepared<Loaded> for Checked {
             let text = text.join().unwrap_or_else(|_| Err(invalid("its tokenizer cannot be made: it panicked")));
             (text, backend)
         });
-        let Placed { backend, caches, worker } = backend?;
+        let Placed { backend, caches, worker, freed } = backend?;
         let (tokenizer, template) = text?;
         if tokenizer.n_vocab() > self.plan.n_vocab {
             let (tokens, rows) = (tokenizer.n_vocab(), self.plan.n_vocab);
@@ -268,6 +271,7 @@ impl Prepared<Loaded> for Checked {
             device: device_name,
             n_vocab: self.plan.n_vocab,
             worker,
+            freed,
             facts: Arc::new(facts),
             grant,
         })
@@ -277,11 +281,14 @@ impl Prepared<Loaded> for Checked {
 impl Checked {
     /// Brings the weights to their devices and makes ready to run steps there.
     fn backend(&self, way: &Way, reporter: &Reporter) -> Result<Placed, LoadError> {
-        let whole = |(backend, worker)| Placed { backend, caches: self.plan.caches.clone(), worker };
         match (&self.targets[way.site()], way.layers) {
-            (Target::Cpu(pool), _) => Ok(whole((self.on_cpu(pool, &self.plan, reporter)?, None))),
+            (Target::Cpu(pool), _) => {
+                let backend = self.on_cpu(pool, &self.plan, reporter)?;
+                Ok(Placed { backend, caches: self.plan.caches.clone(), worker: None, freed: Arc::default() })
+            }
             (Target::Gpu(gpu), None) => {
-                self.on_gpu(gpu, (&self.plan, None), reporter).map(|(b, worker)| whole((b, Some(worker))))
+                let OnGpu { backend, worker, freed } = self.on_gpu(gpu, (&self.plan, None), reporter)?;
+                Ok(Placed { backend, caches: self.plan.caches.clone(), worker: Some(worker), freed })
             }
             (Target::Gpu(gpu), Some(layers)) => {
                 let first = self.plan.layers.len().saturating_sub(layers as usize);
@@ -289,21 +296,16 @@ impl Checked {
                 let (Some(parts), Some(pool)) = (self.plan.split(first), cpu) else {
                     return Err(device(format!("its layers cannot be divided before layer {first}")));
                 };
-                let (rest, worker) = self.on_gpu(gpu, (&parts[1], Some(first)), reporter)?;
+                let OnGpu { backend: rest, worker, freed } = self.on_gpu(gpu, (&parts[1], Some(first)), reporter)?;
                 let start = self.on_cpu(pool, &Arc::new(parts[0].clone()), reporter)?;
                 let backend = Box::new(SplitBackend::new(start, rest, &parts));
-                Ok(Placed { backend, caches: parts[0].caches.clone(), worker: Some(worker) })
+                Ok(Placed { backend, caches: parts[0].caches.clone(), worker: Some(worker), freed })
             }
             (Target::Unusable, _) => Err(device("this device cannot be used")),
         }
     }
 
-    fn on_gpu(
-        &self,
-        gpu: &Gpu,
-        part: (&Plan, Option<usize>),
-        reporter: &Reporter,
-    ) -> Result<(Box<dyn Backend>, Arc<Process>), LoadError> {
+    fn on_gpu(&self, gpu: &Gpu, part: (&Plan, Option<usize>), reporter: &Reporter) -> Result<OnGpu, LoadError> {
         reporter.phase(Phase::Upload);
         gpu.load(&self.id, &self.gguf, part, self.kv_type, &self.options.steps(self.context), reporter)
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::loader::{Facts, Grant, Resident};
@@ -35,6 +36,8 @@ pub struct Loaded {
     pub facts: Arc<Facts>,
     /// The worker of its GPU, if it is on one.
     pub worker: Option<Arc<Process>>,
+    /// Bytes that its GPU got back, once it has ended.
+    pub freed: Arc<AtomicU64>,
     /// Its bytes in the ledger, given back with it.
     pub grant: Grant,
 }
@@ -125,6 +128,10 @@ impl Resident for Loaded {
             Some(_) => self.engine.lose_device(reason),
             None => self.engine.fail(reason),
         }
+    }
+
+    fn device_freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
     }
 
     fn release_idle(&self) {

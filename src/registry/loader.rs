@@ -137,6 +137,8 @@ pub trait Resident: Send + Sync + 'static {
     /// Asks it to give idle cache slabs back; it does so between two steps. Called on the actor's
     /// runtime.
     fn release_idle(&self);
+    /// Bytes of its devices that were free again when it had ended, as they were measured.
+    fn device_freed(&self) -> u64;
     /// Ends it: with `drain` after the requests it has, else after cancelling them. May be called
     /// again. When it is done, all memory but the value itself is given back.
     fn stop(&self, drain: bool) -> Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::Worker;
+use crate::backend::hip::device::Device;
 use crate::backend::hip::{HipBackend, Options, StartError};
 use crate::backend::remote::mailbox::{Command, Mailbox};
 use crate::backend::remote::wire::{FromWorker, LoadFailure, LoadOrder};
@@ -38,7 +39,7 @@ pub(super) fn run(worker: &Worker, order: &LoadOrder, files: Vec<File>, cancelle
     match loaded {
         Ok((backend, mailbox, bell)) => {
             worker.say(&FromWorker::Loaded { id, device: backend.device() });
-            serve(backend, mailbox, bell);
+            serve(&worker.device, backend, mailbox, bell);
         }
         Err(why) => worker.say(&FromWorker::Failed { id, why }),
     }
@@ -107,7 +108,7 @@ fn load(
 
 /// Answers the doorbell. A daemon that is gone is noticed by the main thread, which ends the
 /// process.
-fn serve(mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
+fn serve(device: &Device, mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
     let shape = *mailbox.shape();
     let mut batch =
         Batch::with_capacity(shape.max_tokens, shape.max_spans, shape.groups, shape.groups * shape.table_entries);
@@ -115,14 +116,17 @@ fn serve(mut backend: HipBackend, mut mailbox: Mailbox, mut bell: UnixStream) {
     while rung(&mut bell, &mut byte) {
         let command = mailbox.command();
         if command == Some(Command::Close) {
+            // Asked of the runtime, so that what is told was measured.
+            let free = || device.memory().map_or(0, |(free, _)| free);
+            let before = free();
             drop(backend);
-            mailbox.set_outcome(Ok(0));
+            mailbox.set_outcome(Ok(free().saturating_sub(before)));
             let _ = bell.write_all(&byte);
             return;
         }
         let outcome = caught(|| match command {
             Some(Command::Step) => step(&mut backend, &mut mailbox, &mut batch),
-            Some(Command::AddSlab { group }) => backend.add_slab(CacheId(group)),
+            Some(Command::AddSlab { group }) => backend.add_slab(CacheId(group)).map(u64::from),
             Some(Command::RemoveSlab { group, first }) => {
                 backend.remove_slab(CacheId(group), first);
                 Ok(0)
@@ -153,13 +157,13 @@ fn rung(bell: &mut UnixStream, byte: &mut [u8; 1]) -> bool {
 
 /// Runs the step in the mailbox; the result is its number of outputs. The daemon keeps the
 /// deadline, and ends this process when it is over.
-fn step(backend: &mut HipBackend, mailbox: &mut Mailbox, batch: &mut Batch) -> Result<u32, BackendError> {
+fn step(backend: &mut HipBackend, mailbox: &mut Mailbox, batch: &mut Batch) -> Result<u64, BackendError> {
     mailbox.take(batch)?;
     backend.submit(batch, mailbox.input(batch.tokens.len()))?;
     loop {
         if let Some(output) = backend.poll(STEP_POLL)? {
             mailbox.set_logits(output.rows);
-            return Ok(batch.outputs.len() as u32);
+            return Ok(batch.outputs.len() as u64);
         }
     }
 }

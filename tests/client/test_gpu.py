@@ -1,5 +1,6 @@
 """A daemon on a GPU: where models run and why, what comes back, and what a lost device costs."""
 
+import array
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import threading
 import unittest
 from pathlib import Path
 
-from cases import Case, wait_until
+from cases import TINY, Case, wait_until
 from daemon import Daemon, binaries
 from gpu import LIBRARY, needs_gpu, on_gpu
 
@@ -60,11 +61,13 @@ class Placement(Case):
             self.assertEqual(device(daemon, model), GPU)
             texts[model] = body["choices"][0]["message"]["content"]
         self.assertGreater(reserved(daemon, "gpu0"), 0)
-        self.assertEqual(reserved(daemon, "cpu"), 0)
         self.assertEqual(len(worker(daemon)), 1, "one worker for all models of a device")
         for model in texts:
-            daemon.ask("evict", model)
-        self.assertEqual(reserved(daemon, "gpu0"), 0)
+            held = sum(daemon.ask("show", model)["shares"][0]["bytes"].values())
+            # What the device says it got back is at least what the ledger counted.
+            self.assertGreaterEqual(daemon.ask("evict", model)["device_freed"], held)
+        for name in ("gpu0", "cpu"):
+            self.assertEqual(reserved(daemon, name), 0)
         # The same on the CPU, said so.
         for model in texts:
             self.assertEqual(daemon.ctl("load", model, "--device", "cpu").returncode, 0)
@@ -87,6 +90,59 @@ class Placement(Case):
         refused = daemon.ctl("load", "qwen2", "--device", "gpu")
         self.assertEqual(refused.returncode, 1)
         self.assertIn("1.0 MiB", refused.stderr)
+        daemon.stop()
+
+    def test_layers_on_both_devices_give_the_same_text(self):
+        self.put("qwen2", "gemma3")
+        daemon = self.daemon(**on_gpu())
+        for model in ("qwen2", "gemma3"):
+            whole = daemon.complete(model, max_tokens=12)
+            self.assertEqual(device(daemon, model), GPU)
+            daemon.ask("evict", model)
+            n_layer = int(dict(daemon.ask("show", model)["hparams"])["layers"])
+            for layers in range(n_layer + 2):
+                self.assertEqual(daemon.ctl("load", model, "--gpu-layers", str(layers)).returncode, 0, daemon.logged())
+                status, headers, body = daemon.request("POST", "/v1/completions", {
+                    "model": model, "prompt": "Hello", "max_tokens": 12, "temperature": 0})
+                self.assertEqual(status, 200, body)
+                self.assertEqual(body["choices"][0]["text"], whole)
+                where = headers["x-rocmforge-device"]
+                if layers == 0:
+                    self.assertTrue(where.startswith("cpu "), where)
+                elif layers >= n_layer:
+                    self.assertEqual(where, GPU)
+                else:
+                    self.assertRegex(where, f"^{GPU} {layers}/{n_layer} \\+ cpu ")
+                    shares = daemon.ask("show", model)["shares"]
+                    self.assertEqual([s["device"] for s in shares], ["gpu0", "cpu"])
+                    self.assertTrue(all(s["bytes"]["weights"] and s["bytes"]["cache"] for s in shares), shares)
+                    self.assertIn(f"{layers} of {n_layer} layers", daemon.ask("show", model)["device_reason"])
+                self.assertEqual(device(daemon, model), where)
+                daemon.ask("evict", model)
+                self.assertEqual([reserved(daemon, name) for name in ("gpu0", "cpu")], [0, 0])
+        refused = daemon.ctl("load", "qwen2", "--gpu-layers", "1", "--device", "cpu")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("one of both", refused.stderr)
+        daemon.stop()
+
+    def test_what_fits_neither_device_is_divided_to_the_byte_as_planned(self):
+        self.put("gemma3")
+        daemon = self.daemon(**on_gpu())
+        self.assertEqual(daemon.ctl("load", "gemma3", "--gpu-layers", "1").returncode, 0, daemon.logged())
+        gpu, cpu = (sum(s["bytes"].values()) for s in daemon.ask("show", "gemma3")["shares"])
+        daemon.stop()
+        budgets = f"[memory]\ngpu_budget = \"{gpu}B\"\nram_budget = \"{cpu}B\"\n"
+        daemon = self.daemon(**on_gpu(), config=budgets)
+        (planned,) = wait_until(lambda: [p for p in daemon.ask("plan", "gemma3") if p["shares"]])
+        self.assertEqual(planned["outcome"], "fits")
+        self.assertTrue(daemon.complete("gemma3"))
+        self.assertEqual(device(daemon, "gemma3"), planned["device"])
+        self.assertIn("1 of ", daemon.ask("show", "gemma3")["device_reason"])
+        self.assertEqual([s["bytes"] for s in planned["shares"]],
+                         [s["bytes"] for s in daemon.ask("show", "gemma3")["shares"]])
+        self.assertEqual([reserved(daemon, name) for name in ("gpu0", "cpu")], [gpu, cpu])
+        daemon.ask("evict", "gemma3")
+        self.assertEqual([reserved(daemon, name) for name in ("gpu0", "cpu")], [0, 0])
         daemon.stop()
 
     def test_a_device_that_cannot_be_used_does_not_hide_the_next(self):
@@ -128,6 +184,19 @@ class Loss(Case):
         # It is loaded again by itself, by another worker.
         wait_until(lambda: device(daemon, "qwen2") == GPU)
         self.assertNotIn(before, worker(daemon))
+        self.assertEqual(daemon.complete("qwen2"), text)
+        daemon.stop()
+
+    def test_a_divided_model_comes_back_when_its_worker_died(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu())
+        self.assertEqual(daemon.ctl("load", "qwen2", "--gpu-layers", "1").returncode, 0, daemon.logged())
+        text, where = daemon.complete("qwen2"), device(daemon, "qwen2")
+        self.assertIn(" + cpu ", where)
+        (before,) = worker(daemon)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: worker(daemon) not in ([], [before]))
+        wait_until(lambda: device(daemon, "qwen2") == where)
         self.assertEqual(daemon.complete("qwen2"), text)
         daemon.stop()
 
@@ -185,6 +254,32 @@ class Loss(Case):
 
 
 @needs_gpu
+class Logits(Case):
+    """Whole models of each architecture, against the CPU."""
+
+    def logits(self, model, device, *how):
+        out = self.models / "logits"
+        command = [binaries() / "rocmforged", "eval", TINY / f"{model}.gguf", "--tokens", self.models / "tokens",
+                   "--logits", out, "--device", device, "--kv-type", "f32", *how]
+        env = os.environ | {"ROCMFORGE_HIP_LIBRARY": LIBRARY}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        values = array.array("f")
+        values.frombytes(out.read_bytes())
+        return values
+
+    def test_each_architecture_has_the_logits_of_the_cpu(self):
+        (self.models / "tokens").write_text(" ".join(str((i * 17 + i * i * 3) % 200) for i in range(24)))
+        # Prefill in one piece and in odd ones, and decode.
+        for model, chunk in (("llama-gqa", "24"), ("qwen2", "7"), ("qwen3", "1"), ("gemma3", "19")):
+            with self.subTest(model=model, chunk=chunk):
+                cpu, gpu = (self.logits(model, device, "--chunk", chunk) for device in ("cpu", "gpu"))
+                self.assertEqual(len(cpu), len(gpu))
+                self.assertGreater(max(cpu) - min(cpu), 1)
+                self.assertLess(max(abs(a - b) for a, b in zip(cpu, gpu)), 1e-3)
+
+
+@needs_gpu
 class Devices(Case):
     def first_words(self, *args, **env):
         """What a GPU worker says first."""
@@ -237,13 +332,32 @@ class Faults(Case):
         if not plants_faults():
             self.skipTest("this test device plants no faults")
 
-    def test_an_allocation_that_fails_sends_the_load_to_the_cpu(self):
+    def test_an_allocation_that_fails_once_costs_cache_and_not_the_gpu(self):
         self.put("qwen2")
-        daemon = self.daemon(**on_gpu(HOSTHIP_FAIL_MALLOC=2))
+        daemon = self.daemon(**on_gpu())
         self.assertTrue(daemon.complete("qwen2"))
-        self.assertTrue(device(daemon, "qwen2").startswith("cpu "))
+        usual = daemon.ask("show", "qwen2")["bytes"]["cache"]
+        daemon.stop()
+        daemon = self.daemon(**on_gpu(HOSTHIP_FAIL_MALLOC=3))
+        self.assertTrue(daemon.complete("qwen2"))
+        self.assertEqual(device(daemon, "qwen2"), GPU)
+        self.assertLessEqual(daemon.ask("show", "qwen2")["bytes"]["cache"], usual)
+        said = [e["message"] for e in daemon.ask("why", "qwen2")]
+        self.assertTrue(any("out of memory" in m and "2048 tokens of cache" in m for m in said), said)
+        daemon.stop()
+
+    def test_a_device_that_has_less_than_it_says_ends_with_the_cpu(self):
+        self.put("gemma3")
+        # Its ledger is told more than it has.
+        daemon = self.daemon(**on_gpu(HOSTHIP_MEMORY_MB=1), config="[memory]\ngpu_budget = \"4GiB\"\n")
+        self.assertTrue(daemon.complete("gemma3"))
+        self.assertTrue(device(daemon, "gemma3").startswith("cpu "))
         self.assertEqual(reserved(daemon, "gpu0"), 0)
-        self.assertIn("out of memory", daemon.ask("show", "qwen2")["device_reason"])
+        self.assertIn("out of memory", daemon.ask("show", "gemma3")["device_reason"])
+        said = [e["message"] for e in daemon.ask("why", "gemma3") if "could not be loaded" in e["message"]]
+        self.assertIn("2048 tokens of cache", said[0])
+        self.assertIn("layers at most", said[1])
+        self.assertIn("next device", said[-1])
         daemon.stop()
 
     def test_a_device_that_faults_again_and_again_is_left(self):

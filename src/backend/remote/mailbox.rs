@@ -38,6 +38,7 @@ const N_TOKENS: usize = 6;
 const N_SPANS: usize = 7;
 const N_OUTPUTS: usize = 8;
 const N_TABLES: usize = 9;
+const RESULT_HIGH: usize = 10;
 
 /// The largest step that a mailbox holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,24 +203,25 @@ impl Mailbox {
         }
     }
 
-    /// Writes the outcome of a command: a number (outputs of a step, first block of a slab), or
-    /// what went wrong.
-    pub fn set_outcome(&mut self, outcome: Result<u32, &BackendError>) {
+    /// Writes the outcome of a command: a number (outputs of a step, first block of a slab, bytes
+    /// given back), or what went wrong.
+    pub fn set_outcome(&mut self, outcome: Result<u64, &BackendError>) {
         let text = outcome.as_ref().err().and_then(|e| serde_json::to_string(e).ok()).unwrap_or_default();
         let text = if text.len() <= TEXT.len() { text } else { String::new() };
         self.map[TEXT][..text.len()].copy_from_slice(text.as_bytes());
         let head = self.words_mut(0..HEAD);
         (head[FAILED], head[TEXT_LEN]) = (u32::from(outcome.is_err()), text.len() as u32);
-        head[RESULT] = outcome.unwrap_or(0);
+        let number = outcome.unwrap_or(0);
+        (head[RESULT], head[RESULT_HIGH]) = (number as u32, (number >> 32) as u32);
     }
 
     /// Reads the outcome.
     ///
     /// # Errors
     /// What went wrong.
-    pub fn outcome(&self) -> Result<u32, BackendError> {
+    pub fn outcome(&self) -> Result<u64, BackendError> {
         if self.head(FAILED) == 0 {
-            return Ok(self.head(RESULT) as u32);
+            return Ok(self.head(RESULT) as u64 | (self.head(RESULT_HIGH) as u64) << 32);
         }
         let text = self.map[TEXT].get(..self.head(TEXT_LEN)).unwrap_or_default();
         Err(serde_json::from_slice(text).unwrap_or_else(|_| BackendError::Lost("an error without its text".to_owned())))
@@ -398,8 +400,10 @@ mod tests {
             ours.set_command(command);
             assert_eq!(theirs.command(), Some(command));
         }
-        theirs.set_outcome(Ok(7));
-        assert_eq!(ours.outcome().expect("good"), 7);
+        for number in [7, 5 << 32 | 9] {
+            theirs.set_outcome(Ok(number));
+            assert_eq!(ours.outcome().expect("good"), number);
+        }
         let lost = BackendError::OutOfMemory { device: "gpu gfx1100".into(), bytes: 5, what: "a slab".into() };
         theirs.set_outcome(Err(&lost));
         assert_eq!(ours.outcome().expect_err("bad").to_string(), lost.to_string());

@@ -22,6 +22,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -40,6 +41,8 @@ pub struct RemoteBackend {
     doorbell: UnixStream,
     process: Arc<Process>,
     device: String,
+    /// Bytes of the device that were free again when the model had left it.
+    freed: Arc<AtomicU64>,
     in_flight: bool,
     /// When the step was handed over.
     since: Instant,
@@ -54,7 +57,14 @@ const SPIN: Duration = Duration::from_micros(200);
 impl RemoteBackend {
     fn new(model: &str, mailbox: Mailbox, doorbell: UnixStream, process: Arc<Process>, device: String) -> Self {
         let (model, since, last) = (model.to_owned(), Instant::now(), Duration::ZERO);
-        Self { model, mailbox, doorbell, process, device, in_flight: false, since, last }
+        let freed = Arc::default();
+        Self { model, mailbox, doorbell, process, device, freed, in_flight: false, since, last }
+    }
+
+    /// Where it leaves, once it was dropped, how many bytes of the device became free by that, as the
+    /// device's runtime counts them.
+    pub fn freed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.freed)
     }
 
     /// Hands the mailbox over to the worker.
@@ -97,7 +107,7 @@ impl RemoteBackend {
     }
 
     /// A command that is no step, answered before anything else happens.
-    fn call(&mut self, command: Command) -> Result<u32, BackendError> {
+    fn call(&mut self, command: Command) -> Result<u64, BackendError> {
         assert!(!self.in_flight, "{command:?} during a step");
         self.ring(command)?;
         let until = Instant::now() + WORKER_ANSWER;
@@ -114,7 +124,7 @@ impl RemoteBackend {
 
     /// What came of a command. A device that is lost takes its worker along: only another one can
     /// use it again, and the other models there would learn it one by one.
-    fn outcome(&self) -> Result<u32, BackendError> {
+    fn outcome(&self) -> Result<u64, BackendError> {
         let outcome = self.mailbox.outcome();
         if let Err(BackendError::Lost(why)) = &outcome {
             self.process.kill(why);
@@ -134,7 +144,7 @@ impl Backend for RemoteBackend {
     }
 
     fn add_slab(&mut self, group: CacheId) -> Result<u32, BackendError> {
-        self.call(Command::AddSlab { group: group.0 })
+        self.call(Command::AddSlab { group: group.0 }).map(|block| block as u32)
     }
 
     fn remove_slab(&mut self, group: CacheId, first: u32) {
@@ -175,6 +185,8 @@ impl Drop for RemoteBackend {
             return;
         }
         // So that the device's memory is back when this returns.
-        let _ = self.call(Command::Close);
+        if let Ok(bytes) = self.call(Command::Close) {
+            self.freed.store(bytes, Ordering::Relaxed);
+        }
     }
 }

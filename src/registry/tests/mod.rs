@@ -76,6 +76,9 @@ impl Resident for Fake {
     fn fail(&self, reason: &str) {
         self.failed.lock().expect("no panic").get_or_insert_with(|| reason.to_owned());
     }
+    fn device_freed(&self) -> u64 {
+        0
+    }
     fn release_idle(&self) {
         self.grown.lock().expect("no panic").clear();
     }

@@ -75,6 +75,7 @@ impl Prepared<Loaded> for TestFile {
 fn loaded(id: String, engine: crate::engine::handle::Handle, facts: Arc<Facts>, grant: Grant) -> Loaded {
     Loaded {
         worker: None,
+        freed: Arc::default(),
         id,
         engine,
         tokenizer: Arc::new(tokenizer()),
