@@ -73,6 +73,7 @@ impl HipBackend {
                     let bound = &mut self.bound;
                     match self.stream.capture(|stream| bound.run(stream, &numbers)) {
                         Ok(graph) => self.graphs.put(key, graph),
+                        Err(error) if !error.is_of_recording() => return Err(failed(error)),
                         Err(error) => {
                             tracing::info!(%error, "steps are launched kernel by kernel: the runtime records none");
                             self.graphs.turn_off();

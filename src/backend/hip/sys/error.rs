@@ -89,6 +89,11 @@ impl HipError {
         NAMES.iter().find(|(code, _)| *code == self.code).map_or("an error this program does not know", |n| n.1)
     }
 
+    /// Whether it says that a step cannot be recorded, which is no reason not to run it.
+    pub fn is_of_recording(self) -> bool {
+        matches!(self.code, OUT_OF_MEMORY | 801 | 900..=910)
+    }
+
     /// As a backend says it. Asking for what does not exist is a mistake of ours or a build that
     /// does not fit the device; after anything else the device's state is unknown: it counts as
     /// lost.
@@ -126,5 +131,7 @@ mod tests {
         assert!(matches!(error(2), BackendError::OutOfMemory { bytes: 77, .. }));
         assert!(matches!(error(209), BackendError::Unsupported(_)));
         assert!(matches!(error(700), BackendError::Lost(_)));
+        let recording = |code| HipError { code, call: "hipStreamEndCapture" }.is_of_recording();
+        assert!(recording(801) && recording(901) && !recording(719));
     }
 }
