@@ -50,6 +50,8 @@ pub const GPU_CHUNK_BYTES: u64 = 1 << 30;
 /// Bytes of each of the two buffers through which weights go to a GPU: a copy of one takes about a
 /// millisecond, far longer than starting it.
 pub const GPU_UPLOAD_BYTES: usize = 16 << 20;
+/// Threads that fill one of them.
+pub const GPU_UPLOAD_THREADS: usize = 4;
 /// Most parts into which the keys of a sequence are split on a GPU.
 pub const GPU_SPLITS_MAX: u32 = 64;
 /// A GPU runtime that takes longer than this to show its device is given up.

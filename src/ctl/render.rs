@@ -5,8 +5,8 @@ use comfy_table::{Cell, CellAlignment, Table};
 
 use super::human::{ago, bytes, clean, count, seconds};
 use crate::proto::admin::{
-    BenchResult, Decision, Device, Evicted, Model, ModelDetail, ModelState, ModelStats, Outcome, Planned, PlannedShare,
-    RequestInfo, Status,
+    BenchResult, Decision, Device, Evicted, Model, ModelBytes, ModelDetail, ModelState, ModelStats, Outcome, Planned,
+    PlannedShare, RequestInfo, Status,
 };
 
 /// A table without lines; columns whose title begins with `>` are aligned to the right.
@@ -150,6 +150,13 @@ pub fn status(s: &Status, now: f64) -> String {
     out + "\n" + &ps(&s.models, now)
 }
 
+/// `weights 1.0 GiB, cache 64.0 MiB`
+fn kinds(b: &ModelBytes) -> String {
+    let kinds = [("weights", b.weights), ("cache", b.cache), ("activations", b.activations), ("tables", b.tables)];
+    let kinds = kinds.iter().filter(|(_, n)| *n > 0).map(|(k, n)| format!("{k} {}", bytes(*n)));
+    kinds.collect::<Vec<_>>().join(", ")
+}
+
 /// `show`
 pub fn show(d: &ModelDetail) -> String {
     let m = &d.model;
@@ -170,11 +177,17 @@ pub fn show(d: &ModelDetail) -> String {
         ("tokenizer", d.tokenizer.clone()),
         ("chat template", d.chat_template.clone()),
     ];
-    for s in &m.shares {
-        let b = s.bytes;
-        let kinds = [("weights", b.weights), ("cache", b.cache), ("activations", b.activations), ("tables", b.tables)];
-        let kinds = kinds.iter().filter(|(_, n)| *n > 0).map(|(k, n)| format!("{k} {}", bytes(*n)));
-        facts.push(("memory", format!("{}: {}", s.device, kinds.collect::<Vec<_>>().join(", "))));
+    facts.extend(m.shares.iter().map(|s| ("memory", format!("{}: {}", s.device, kinds(&s.bytes)))));
+    if let Some(p) = d.plan.as_ref().filter(|p| p.outcome != Outcome::Ready) {
+        let verdict = match p.outcome {
+            Outcome::Refused => "would be refused".to_owned(),
+            _ => format!("would run on {} in {}", p.device.as_deref().unwrap_or("-"), seconds(p.load_s)),
+        };
+        facts.push(("if loaded", format!("{verdict}: {}", p.reason)));
+        facts.extend(p.shares.iter().map(|s| ("would take", format!("{}: {}", s.device, kinds(&s.bytes)))));
+        if !p.evicts.is_empty() {
+            facts.push(("would evict", p.evicts.join(", ")));
+        }
     }
     // Some of the hyperparameters stand above already.
     let new = d.hparams.iter().filter(|(k, _)| !["architecture", "parameters", "context"].contains(&k.as_str()));

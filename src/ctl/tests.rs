@@ -91,6 +91,7 @@ fn detail(id: &str) -> Response {
         tokenizer: "gpt2, pre qwen2".into(),
         chat_template: template.into(),
         notes: Vec::new(),
+        plan: (state != ModelState::Ready).then(|| planned(id)),
     })
     .into_response()
 }

@@ -17,9 +17,9 @@ use crate::pool::budget::Budget;
 use crate::probe::doctor::{self, Build};
 use crate::probe::library::NAMED;
 use crate::probe::{GpuNode, Machine};
-use crate::registry::Site;
 use crate::registry::gpu::Gpu;
 use crate::registry::load::Target;
+use crate::registry::{Condition, Site};
 
 /// Names of the CPU in lists, budgets and metrics.
 pub(super) const CPU: &str = "cpu";
@@ -61,6 +61,7 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> a
         bandwidth: sites.iter().any(|s| s.unusable.is_none()).then(|| pool.read_bandwidth()),
         reason: why_not.unwrap_or_else(|| "for models that no GPU can hold".to_owned()),
         unusable: None,
+        condition: None,
     });
     targets.push(Target::Cpu(Arc::clone(pool)));
     for site in &sites {
@@ -155,11 +156,12 @@ fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, Str
         bandwidth: None,
         reason: reason.clone(),
         unusable: Some(reason),
+        condition: None,
         id,
     }
 }
 
-fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
+fn site(config: &Config, id: String, gpu: &Arc<Gpu>) -> Site {
     let info = &gpu.info;
     let version = (info.runtime_version / 10_000_000, info.runtime_version / 100_000 % 100);
     Site {
@@ -175,6 +177,7 @@ fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
             Some(set) => format!("{} is there ({set})", info.library),
         },
         unusable: None,
+        condition: Some(Arc::clone(gpu) as Arc<dyn Condition>),
     }
 }
 

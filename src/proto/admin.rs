@@ -118,6 +118,9 @@ pub struct ModelDetail {
     pub chat_template: String,
     /// What is worth knowing (template problems, clamped values).
     pub notes: Vec<String>,
+    /// What loading it would do, if it is not loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Planned>,
 }
 
 /// `POST /admin/v1/plan`.

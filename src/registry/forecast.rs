@@ -29,6 +29,17 @@ impl<M: Resident> Core<M> {
     /// # Errors
     /// A name that is not known.
     pub fn forecast(&self, names: &[String], now: Instant) -> Result<Vec<Planned>, RegistryError> {
+        let mut rooms = self.rooms(now);
+        let ids = names.iter().map(|name| self.resolve(name)).collect::<Result<Vec<_>, _>>()?;
+        Ok(ids.iter().map(|id| self.forecast_one(&self.entries[id], &mut rooms)).collect())
+    }
+
+    /// What loading one model would do.
+    pub fn forecast_alone(&self, entry: &Entry<M>, now: Instant) -> Planned {
+        self.forecast_one(entry, &mut self.rooms(now))
+    }
+
+    fn rooms(&self, now: Instant) -> Vec<Room> {
         let room = |site: usize| {
             let (ids, candidates, _) = self.candidates(site, Duration::ZERO, true, now);
             let unclaimed = self.unclaimed(site);
@@ -39,9 +50,7 @@ impl<M: Resident> Core<M> {
                 candidates,
             }
         };
-        let mut rooms: Vec<Room> = (0..self.options.sites.len()).map(room).collect();
-        let ids = names.iter().map(|name| self.resolve(name)).collect::<Result<Vec<_>, _>>()?;
-        Ok(ids.iter().map(|id| self.forecast_one(&self.entries[id], &mut rooms)).collect())
+        (0..self.options.sites.len()).map(room).collect()
     }
 
     fn forecast_one(&self, entry: &Entry<M>, rooms: &mut [Room]) -> Planned {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::Condition;
 use super::loader::{LoadError, Reporter};
 use crate::backend::Backend;
 use crate::backend::hip::{HipBackend, Options};
@@ -203,6 +204,20 @@ impl Gpu {
     }
 }
 
+impl Condition for Gpu {
+    fn lost(&self) -> Option<String> {
+        // Held while another worker is being started.
+        let Ok(worker) = self.worker.try_lock() else { return Some("its worker is being started".to_owned()) };
+        let why = worker.process.as_ref().and_then(|p| p.dead());
+        // No times: a text that changes makes new series of metrics.
+        match (why, worker.not_before) {
+            (_, Some(_)) => Some("it is lost, and could not be had again yet".to_owned()),
+            (Some(why), None) => Some(format!("{why}; the next load starts another one")),
+            (None, None) => None,
+        }
+    }
+}
+
 /// What a worker's death is to do.
 fn ring(bell: &Arc<OnceLock<Arc<Notify>>>) -> Box<dyn Fn() + Send + Sync> {
     let bell = Arc::clone(bell);
@@ -337,7 +352,9 @@ mod tests {
     fn a_load_waits_for_the_end_of_a_worker_that_was_given_up() {
         let gpu = Gpu::open(|| script("1", "exec sleep 1000")).expect("a worker");
         let first = gpu.process().expect("runs");
+        assert_eq!(gpu.lost(), None);
         first.kill("given up");
+        assert!(gpu.lost().is_some_and(|why| why.contains("given up")), "{:?}", gpu.lost());
         let second = gpu.process().expect("another");
         assert!(first.pid() != second.pid() && first.gone_within(Duration::ZERO));
         gpu.end();

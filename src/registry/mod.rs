@@ -74,6 +74,14 @@ pub struct Site {
     pub reason: String,
     /// Why it cannot be used, if so.
     pub unusable: Option<String>,
+    /// What tells whether it can be used at the moment, where that changes.
+    pub condition: Option<Arc<dyn Condition>>,
+}
+
+/// How a device is at the moment.
+pub trait Condition: std::fmt::Debug + Send + Sync {
+    /// Why models cannot run on it now, though loads may be tried. Does not block.
+    fn lost(&self) -> Option<String>;
 }
 
 /// What the registry is told at its start.

@@ -34,7 +34,7 @@ impl<M: Resident> Core<M> {
                         Err(e) => tracing::warn!(model = id, "looking at it failed: {e}"),
                     }
                 }
-                self.answer_shows(&id);
+                self.answer_shows(&id, now);
                 self.describe_next();
             }
             Done::Started { id, number, result } => self.started(&id, number, result, now),
@@ -184,7 +184,7 @@ impl<M: Resident> Core<M> {
             entry.problem = Some(why.clone());
         }
         self.give_up(id, told, Some(failure));
-        self.answer_shows(id);
+        self.answer_shows(id, now);
     }
 
     /// Has a load that failed on a GPU tried again: with smaller caches, with fewer layers there, on
@@ -288,7 +288,7 @@ impl<M: Resident> Core<M> {
         for watcher in load.watchers.drain(..) {
             watcher.send(view.clone().ok_or(RegistryError::Draining)).ok();
         }
-        self.answer_shows(id);
+        self.answer_shows(id, now);
         if load.cancelled.is_some() || shutting_down {
             self.part(id, false, now, None);
         }

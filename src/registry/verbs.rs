@@ -36,7 +36,7 @@ impl<M: Resident> Core<M> {
                 self.refresh(now);
                 reply.send(Ok(self.entries.values().map(|e| self.view(e)).collect())).ok();
             }
-            Command::Show { name, reply } => self.show(name, reply),
+            Command::Show { name, reply } => self.show(name, reply, now),
             Command::Status { reply } => {
                 reply.send(Ok(self.status(now))).ok();
             }

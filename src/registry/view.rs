@@ -98,12 +98,12 @@ impl<M: Resident> Core<M> {
     }
 
     /// Shows a model; one of which nothing is known yet is looked at first.
-    pub fn show(&mut self, name: String, reply: Reply<ModelDetail>) {
+    pub fn show(&mut self, name: String, reply: Reply<ModelDetail>, now: Instant) {
         match self.resolve(&name) {
             Ok(id) => {
                 let Some(entry) = self.entries.get_mut(&id) else { return };
                 if entry.facts.is_some() || entry.problem.is_some() || entry.failure.is_some() {
-                    reply.send(Ok(self.detail(&self.entries[&id]))).ok();
+                    reply.send(Ok(self.detail(&self.entries[&id], now))).ok();
                 } else {
                     entry.shows.push(reply);
                     if entry.load.is_none() {
@@ -119,14 +119,14 @@ impl<M: Resident> Core<M> {
     }
 
     /// Answers those who waited for a model's facts.
-    pub fn answer_shows(&mut self, id: &str) {
+    pub fn answer_shows(&mut self, id: &str, now: Instant) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         for reply in std::mem::take(&mut entry.shows) {
-            reply.send(Ok(self.detail(&self.entries[id]))).ok();
+            reply.send(Ok(self.detail(&self.entries[id], now))).ok();
         }
     }
 
-    fn detail(&self, entry: &Entry<M>) -> ModelDetail {
+    fn detail(&self, entry: &Entry<M>, now: Instant) -> ModelDetail {
         let facts = entry.facts.as_deref().cloned().unwrap_or_default();
         let mut notes = facts.notes;
         if entry.live.as_ref().is_some_and(|l| l.replaced) {
@@ -140,16 +140,19 @@ impl<M: Resident> Core<M> {
             tokenizer: facts.tokenizer,
             chat_template: facts.chat_template,
             notes,
+            plan: entry.live.is_none().then(|| self.forecast_alone(entry, now)),
         }
     }
 
     /// Devices and who holds what of them.
     pub fn devices(&self) -> Vec<Device> {
+        let lost = |site: &super::Site| site.condition.as_ref().and_then(|c| c.lost());
+        let why_not = |site: &super::Site| site.unusable.clone().or_else(|| lost(site));
         let device = |site: &super::Site| Device {
             id: site.id.clone(),
             description: site.description.clone(),
             pci: site.pci.clone(),
-            usable: site.unusable.is_none(),
+            usable: why_not(site).is_none(),
             budget: site.budget.total(),
             used: site.budget.used(),
             ledger: site
@@ -158,7 +161,7 @@ impl<M: Resident> Core<M> {
                 .into_iter()
                 .map(|h| LedgerEntry { owner: h.owner, kind: kind_name(h.kind).to_owned(), bytes: h.bytes })
                 .collect(),
-            reason: site.unusable.clone().unwrap_or_else(|| site.reason.clone()),
+            reason: why_not(site).unwrap_or_else(|| site.reason.clone()),
         };
         self.options.sites.iter().map(device).collect()
     }

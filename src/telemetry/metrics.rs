@@ -33,11 +33,15 @@ pub struct Held {
     pub bytes: u64,
 }
 
-/// The ledger of one device.
+/// One device and its ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceLedger {
+pub struct DeviceNow {
     /// `cpu`, `gpu0`.
     pub device: String,
+    /// Whether models can run on it now.
+    pub usable: bool,
+    /// Why it is used or not.
+    pub reason: String,
     /// Its budget in bytes.
     pub budget: u64,
     /// Who holds what.
@@ -51,6 +55,8 @@ pub struct ModelNow {
     pub model: String,
     /// `ready`, `loading`, …
     pub state: String,
+    /// What it runs on, if it is loaded: `gpu gfx1100`.
+    pub device: Option<String>,
     /// Its engine, if it is loaded.
     pub engine: Option<EngineNow>,
 }
@@ -71,8 +77,8 @@ pub struct EngineNow {
 /// What has a present value, as it is at a scrape.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// The ledgers.
-    pub devices: Vec<DeviceLedger>,
+    /// The devices.
+    pub devices: Vec<DeviceNow>,
     /// Models that are not absent.
     pub models: Vec<ModelNow>,
     /// Loads and evictions so far, by model ([`DecisionLog::outcomes`]).
@@ -94,9 +100,11 @@ pub struct Metrics {
     ttft: HistogramVec,
     inter_token: HistogramVec,
     queue: HistogramVec,
+    device_usable: IntGaugeVec,
     memory_budget: IntGaugeVec,
     memory_reserved: IntGaugeVec,
     model_state: IntGaugeVec,
+    model_device: IntGaugeVec,
     engine_requests: IntGaugeVec,
     kv_blocks: IntGaugeVec,
     // Held while the present values are replaced and read, so that two scrapes do not mix.
@@ -182,6 +190,11 @@ impl Metrics {
                 &["model"],
                 WAIT_BUCKETS,
             )?,
+            device_usable: gauge(
+                "rocmforge_device_usable",
+                "1 if models can run on a device now, 0 if not; the reason says why.",
+                &["device", "reason"],
+            )?,
             memory_budget: gauge("rocmforge_memory_budget_bytes", "Budget of a device.", &["device"])?,
             memory_reserved: gauge(
                 "rocmforge_memory_reserved_bytes",
@@ -189,6 +202,7 @@ impl Metrics {
                 &["device", "model", "kind"],
             )?,
             model_state: gauge("rocmforge_model_state", "1 for the state a model is in.", &["model", "state"])?,
+            model_device: gauge("rocmforge_model_device", "1 for what a model runs on.", &["model", "device"])?,
             engine_requests: gauge(
                 "rocmforge_engine_requests",
                 "Requests in an engine: running or waiting.",
@@ -224,11 +238,18 @@ impl Metrics {
     pub fn render(&self, now: &Snapshot) -> prometheus::Result<Vec<u8>> {
         let _one_scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         let clip = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        for g in [&self.memory_budget, &self.memory_reserved, &self.model_state, &self.engine_requests, &self.kv_blocks]
-        {
-            g.reset();
-        }
+        let present = [
+            &self.device_usable,
+            &self.memory_budget,
+            &self.memory_reserved,
+            &self.model_state,
+            &self.model_device,
+            &self.engine_requests,
+            &self.kv_blocks,
+        ];
+        present.into_iter().for_each(IntGaugeVec::reset);
         for d in &now.devices {
+            self.device_usable.with_label_values(&[d.device.as_str(), d.reason.as_str()]).set(i64::from(d.usable));
             self.memory_budget.with_label_values(&[d.device.as_str()]).set(clip(d.budget));
             for h in &d.held {
                 let labels = [d.device.as_str(), h.model.as_str(), h.kind.as_str()];
@@ -238,6 +259,9 @@ impl Metrics {
         for m in &now.models {
             let id = m.model.as_str();
             self.model_state.with_label_values(&[id, m.state.as_str()]).set(1);
+            if let Some(device) = &m.device {
+                self.model_device.with_label_values(&[id, device.as_str()]).set(1);
+            }
             let Some(e) = m.engine else { continue };
             self.engine_requests.with_label_values(&[id, "running"]).set(clip(e.running));
             self.engine_requests.with_label_values(&[id, "waiting"]).set(clip(e.waiting));
@@ -287,12 +311,13 @@ mod tests {
     fn present_values_are_replaced_at_each_scrape() {
         let m = Metrics::new("1.2.3", "avx2").expect("metrics");
         let held = |model: &str| Held { model: model.into(), kind: "weights".into(), bytes: 7 };
-        let device = |held| DeviceLedger { device: "cpu".into(), budget: 100, held };
+        let device = |held| DeviceNow { device: "cpu".into(), usable: true, reason: "why".into(), budget: 100, held };
         let first = text(&m, &Snapshot { devices: vec![device(vec![held("a"), held("b")])], ..Snapshot::default() });
         assert!(first.contains("rocmforge_memory_reserved_bytes{device=\"cpu\",kind=\"weights\",model=\"a\"} 7\n"));
         let second = text(&m, &Snapshot { devices: vec![device(vec![held("b")])], ..Snapshot::default() });
         assert!(!second.contains("model=\"a\""), "an evicted model must not linger:\n{second}");
         assert!(second.contains("rocmforge_memory_budget_bytes{device=\"cpu\"} 100\n"));
+        assert!(second.contains("rocmforge_device_usable{device=\"cpu\",reason=\"why\"} 1\n"));
         assert!(second.contains("rocmforge_build_info{simd=\"avx2\",version=\"1.2.3\"} 1\n"));
     }
 
@@ -312,8 +337,9 @@ mod tests {
         m.request_seconds.with_label_values(&["e"]).observe(0.0);
         m.model("m").ttft.observe(0.0);
         let held = vec![Held { model: "m".into(), kind: "cache".into(), bytes: 1 }];
-        let model = ModelNow { model: "m".into(), state: "ready".into(), engine: Some(EngineNow::default()) };
-        let devices = vec![DeviceLedger { device: "cpu".into(), budget: 1, held }];
+        let engine = Some(EngineNow::default());
+        let model = ModelNow { model: "m".into(), state: "ready".into(), device: None, engine };
+        let devices = vec![DeviceNow { device: "cpu".into(), usable: false, reason: String::new(), budget: 1, held }];
         let outcomes = vec![("m".to_owned(), Outcomes { loaded: 3, load_seconds: 1.5, ..Outcomes::default() })];
         let t = text(&m, &Snapshot { devices, models: vec![model], outcomes });
         assert!(t.contains("\nrocmforge_loads_total{model=\"m\",result=\"ok\"} 3\n"), "{t}");

@@ -59,6 +59,7 @@ class Placement(Case):
             self.assertEqual(status, 200, body)
             self.assertEqual(headers["x-rocmforge-device"], GPU)
             self.assertEqual(device(daemon, model), GPU)
+            self.assertIn(f'rocmforge_model_device{{device="{GPU}",model="{model}"}} 1', daemon.get("/metrics")[1])
             texts[model] = body["choices"][0]["message"]["content"]
         self.assertGreater(reserved(daemon, "gpu0"), 0)
         self.assertEqual(len(worker(daemon)), 1, "one worker for all models of a device")
@@ -161,6 +162,8 @@ class Placement(Case):
         self.assertTrue(daemon.complete("qwen2"))
         self.assertIn("/nonexistent/libamdhip64.so", str(daemon.ask("devices")))
         self.assertIn("/nonexistent/libamdhip64.so", daemon.ask("show", "qwen2")["device_reason"])
+        self.assertIn("/nonexistent/libamdhip64.so", str(daemon.get("/health")[1]["devices"]))
+        self.assertIn("/nonexistent/libamdhip64.so", daemon.get("/metrics")[1])
         daemon.ask("evict", "qwen2")
         refused = daemon.ctl("load", "qwen2", "--device", "gpu")
         self.assertEqual(refused.returncode, 1)

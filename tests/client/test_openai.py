@@ -255,7 +255,8 @@ class Together(unittest.TestCase):
 
 class Probes(unittest.TestCase):
     def test_health_and_liveness(self):
-        self.assertEqual(get("/health"), (200, {"status": "ok"}))
+        status, body = get("/health")
+        self.assertEqual((status, body["status"], body["devices"][-1]["id"]), (200, "ok", "cpu"))
         self.assertEqual(get("/live")[0], 200)
         status, body = get("/nothing")
         self.assertEqual((status, body["error"]["code"]), (404, "unknown_url"))

@@ -15,7 +15,7 @@ use super::error::ApiError;
 use crate::base::limits::HEALTH_ANSWER_MAX;
 use crate::proto::admin::{Device, Model, ModelState, ModelStats};
 use crate::registry::{RegistryError, state_name};
-use crate::telemetry::metrics::{DeviceLedger, EngineNow, Held, ModelNow, Snapshot};
+use crate::telemetry::metrics::{DeviceNow, EngineNow, Held, ModelNow, Snapshot};
 
 /// 200 while the process answers.
 pub async fn live() -> Json<serde_json::Value> {
@@ -23,17 +23,24 @@ pub async fn live() -> Json<serde_json::Value> {
 }
 
 /// 200 while progress is proven: the registry answers in time, and no engine is past the
-/// deadline of its step. 503 with reasons otherwise.
+/// deadline of its step. 503 with reasons otherwise. Says which devices can be used, and why not
+/// those that cannot: that alone is no ill health.
 pub async fn health(State(api): State<Arc<Api>>) -> Response {
-    let reasons = match timeout(HEALTH_ANSWER_MAX, api.registry.late()).await {
-        Ok(Ok(late)) => late,
-        Ok(Err(e)) => vec![format!("the registry does not answer: {e}")],
-        Err(_) => vec![format!("the registry has not answered for {} s", HEALTH_ANSWER_MAX.as_secs())],
+    let ask = async { Ok::<_, RegistryError>((api.registry.late().await?, api.registry.devices().await?)) };
+    let (reasons, devices) = match timeout(HEALTH_ANSWER_MAX, ask).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(e)) => (vec![format!("the registry does not answer: {e}")], Vec::new()),
+        Err(_) => {
+            let why = format!("the registry has not answered for {} s", HEALTH_ANSWER_MAX.as_secs());
+            (vec![why], Vec::new())
+        }
     };
+    let device = |d: &Device| json!({ "id": d.id, "usable": d.usable, "reason": d.reason });
+    let devices: Vec<_> = devices.iter().map(device).collect();
     if reasons.is_empty() {
-        Json(json!({ "status": "ok" })).into_response()
+        Json(json!({ "status": "ok", "devices": devices })).into_response()
     } else {
-        let body = Json(json!({ "status": "degraded", "reasons": reasons }));
+        let body = Json(json!({ "status": "degraded", "reasons": reasons, "devices": devices }));
         (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
     }
 }
@@ -64,8 +71,10 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> 
 async fn snapshot(api: &Api) -> Result<Snapshot, RegistryError> {
     let (devices, models, stats) =
         (api.registry.devices().await?, api.registry.list().await?, api.registry.stats().await?);
-    let device = |d: Device| DeviceLedger {
+    let device = |d: Device| DeviceNow {
         device: d.id,
+        usable: d.usable,
+        reason: d.reason,
         budget: d.budget,
         held: d.ledger.into_iter().map(|e| Held { model: e.owner, kind: e.kind, bytes: e.bytes }).collect(),
     };
@@ -78,6 +87,7 @@ async fn snapshot(api: &Api) -> Result<Snapshot, RegistryError> {
     let model = |m: Model| ModelNow {
         engine: stats.iter().find(|s| s.id == m.id).map(engine),
         state: state_name(m.state).to_owned(),
+        device: m.device,
         model: m.id,
     };
     Ok(Snapshot {

@@ -162,5 +162,6 @@ pub(super) fn options(budget: &Arc<Budget>) -> Options {
         bandwidth: None,
         reason: "there is nothing else".to_owned(),
         unusable: None,
+        condition: None,
     }])
 }

@@ -53,6 +53,7 @@ fn start(dir: &Path, budget: u64) -> (Arc<Budget>, Handle) {
         bandwidth: None,
         reason: "no GPU is used in tests".to_owned(),
         unusable: None,
+        condition: None,
     }]);
     options.dirs = vec![dir.to_owned()];
     options.retry_after = Duration::from_millis(1500);

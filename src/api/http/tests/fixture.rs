@@ -217,6 +217,7 @@ pub async fn server() -> Server {
         bandwidth: None,
         reason: "there is nothing else".into(),
         unusable: None,
+        condition: None,
     }]);
     options.dirs = vec![dir.path().to_owned()];
     options.preload = ["m", "slow", "gone"].map(String::from).to_vec();
