@@ -42,8 +42,9 @@ pub(super) const BUILD: Build = Build { targets: objects::TARGETS, absent: objec
 /// `device.use` is `gpu` and no GPU can be used.
 pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> anyhow::Result<Devices> {
     let (mut sites, mut targets) = (Vec::new(), Vec::new());
+    let ram = Budget::new(ram_budget(config, machine.memory_available));
     let why_not = match wanted(config, machine) {
-        Ok(()) => gpus(config, machine, &mut sites, &mut targets).err(),
+        Ok(()) => gpus(config, machine, &ram, &mut sites, &mut targets).err(),
         Err(why) => Some(why),
     };
     if let Some(why) = why_not.as_ref().filter(|_| config.device.kind == "gpu") {
@@ -56,7 +57,8 @@ pub(super) fn open(config: &Config, machine: &Machine, pool: &Arc<CpuPool>) -> a
         kind: SiteKind::Cpu,
         description,
         pci: None,
-        budget: Budget::new(ram_budget(config, machine.memory_available)),
+        budget: ram,
+        most: None,
         // Nobody compares it where there is no GPU.
         bandwidth: sites.iter().any(|s| s.unusable.is_none()).then(|| pool.read_bandwidth()),
         reason: why_not.unwrap_or_else(|| "for models that no GPU can hold".to_owned()),
@@ -101,7 +103,13 @@ fn set_aside(config: &Config, machine: &Machine) -> Vec<(String, String)> {
 }
 
 /// Starts a worker for each device that the runtime shows; why there is none.
-fn gpus(config: &Config, machine: &Machine, sites: &mut Vec<Site>, targets: &mut Vec<Target>) -> Result<(), String> {
+fn gpus(
+    config: &Config,
+    machine: &Machine,
+    ram: &Arc<Budget>,
+    sites: &mut Vec<Site>,
+    targets: &mut Vec<Target>,
+) -> Result<(), String> {
     let aside = set_aside(config, machine);
     let (mut index, mut count, mut why_not) = (0, 1, String::new());
     while index < count {
@@ -119,7 +127,7 @@ fn gpus(config: &Config, machine: &Machine, sites: &mut Vec<Site>, targets: &mut
         match opened {
             Ok(gpu) => {
                 count = gpu.info.count;
-                sites.push(site(config, id, &gpu));
+                sites.push(site(config, id, &gpu, ram));
                 targets.push(Target::Gpu(gpu));
             }
             Err(why) => {
@@ -153,6 +161,7 @@ fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, Str
         description: node.map_or_else(|| "GPU".to_owned(), GpuNode::label),
         pci: why.pci,
         budget: Budget::new(0),
+        most: None,
         bandwidth: None,
         reason: reason.clone(),
         unusable: Some(reason),
@@ -161,16 +170,20 @@ fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, Str
     }
 }
 
-fn site(config: &Config, id: String, gpu: &Arc<Gpu>) -> Site {
+/// A GPU that models can run on; `ram` is the ledger of the machine's memory.
+fn site(config: &Config, id: String, gpu: &Arc<Gpu>, ram: &Arc<Budget>) -> Site {
     let info = &gpu.info;
+    let own = gpu_budget(config, info.free);
+    let shared = if info.integrated { ", in the machine's memory" } else { "" };
     let version = (info.runtime_version / 10_000_000, info.runtime_version / 100_000 % 100);
     Site {
         id,
         name: gpu.name(),
         kind: SiteKind::Gpu,
-        description: format!("{}, {}, HIP {}.{}", info.name, info.arch, version.0, version.1),
+        description: format!("{}, {}, HIP {}.{}{shared}", info.name, info.arch, version.0, version.1),
         pci: info.pci.clone(),
-        budget: Budget::new(gpu_budget(config, info.free)),
+        budget: if info.integrated { Arc::clone(ram) } else { Budget::new(own) },
+        most: info.integrated.then_some(own),
         bandwidth: info.bandwidth.map(|b| b as f64),
         reason: match &info.visibility {
             None => format!("{} is there", info.library),

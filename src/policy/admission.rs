@@ -18,6 +18,16 @@ pub struct Need {
 }
 
 impl Need {
+    /// Both.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            weights: self.weights.saturating_add(other.weights),
+            cache: self.cache.saturating_add(other.cache),
+            activations: self.activations.saturating_add(other.activations),
+            tables: self.tables.saturating_add(other.tables),
+        }
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
         self.weights.saturating_add(self.cache).saturating_add(self.activations).saturating_add(self.tables)

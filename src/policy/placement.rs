@@ -45,7 +45,8 @@ pub struct Site {
     pub id: String,
     /// Kind.
     pub kind: SiteKind,
-    /// Bytes of it that nothing fixed (pinned) holds.
+    /// Bytes of it that nothing fixed (pinned) holds; of a GPU that shares the machine's memory no
+    /// more than it may take.
     pub available: u64,
     /// Bytes a second at which it reads its memory, where that was measured.
     pub bandwidth: Option<f64>,

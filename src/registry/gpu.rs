@@ -297,6 +297,7 @@ mod tests {
             total: 1,
             free: 1,
             compute_units: 1,
+            integrated: false,
             bandwidth: None,
             library: "none".into(),
             runtime_version: 0,

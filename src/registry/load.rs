@@ -24,10 +24,10 @@ use crate::base::limits::{
     CACHE_MIN_TOKENS, CONTEXT_MAX, ENGINE_QUEUE, MAX_BATCH, STEP_TOKENS, STEP_TOKENS_SHARED, WARMUP_MAX,
 };
 use crate::chat::template::{Source as TemplateSource, Template};
-use crate::engine;
 use crate::engine::events::Events;
 use crate::engine::handle::Handle;
 use crate::engine::message::{Event, Generate, Sampling};
+use crate::engine::{self, Ledger, cache};
 use crate::gguf::map::{Map, MapError};
 use crate::gguf::meta::Value;
 use crate::gguf::{Gguf, GgufError};
@@ -228,7 +228,14 @@ impl Prepared<Loaded> for Checked {
         let mut ledgers = std::mem::take(&mut grant.ledgers);
         match grant.way.layers {
             // A split's first part is the CPU's, which is named last.
-            Some(_) => ledgers.reverse(),
+            Some(_) if ledgers.len() > 1 => ledgers.reverse(),
+            // One memory for both: what was reserved for all caches is divided as well.
+            Some(_) => {
+                let first = cache::minimum_bytes(&caches, 0, o.cache_min.min(self.context), o.step_tokens as u32);
+                let budget = Arc::clone(&ledgers[0].budget);
+                let reserved = ledgers[0].reserved.as_mut().and_then(|r| r.split(first));
+                ledgers.insert(0, Ledger { budget, reserved });
+            }
             // What is left of the host's memory is no cache.
             None => ledgers.truncate(1),
         }

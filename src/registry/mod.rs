@@ -66,8 +66,10 @@ pub struct Site {
     pub description: String,
     /// PCI address of a GPU.
     pub pci: Option<String>,
-    /// Its ledger.
+    /// Its ledger; an integrated GPU has the CPU's, as their memory is one.
     pub budget: Arc<Budget>,
+    /// Most bytes of the ledger that may be on it, if that is less than all.
+    pub most: Option<u64>,
     /// Bytes a second at which it reads its memory, where that was measured.
     pub bandwidth: Option<f64>,
     /// Why it is used: `no GPU: /dev/kfd is absent`.

@@ -31,9 +31,8 @@ pub(super) fn of(targets: &[Target], options: &LoadOptions, gguf: &Gguf, plan: &
             let on_cpu = counter.cpu(pool, &first, first.weight_bytes());
             for (gpu_site, gpu) in gpus() {
                 let on_cpu = counter.beside(on_cpu, &rest);
-                let shares =
-                    vec![Share { site: gpu_site, need: counter.gpu(gpu, &rest) }, Share { site, need: on_cpu }];
-                ways.push(Way { shares, layers: Some(layers as u32) });
+                let shares = [Share { site: gpu_site, need: counter.gpu(gpu, &rest) }, Share { site, need: on_cpu }];
+                ways.push(Way { shares: ledgers(gpu, shares), layers: Some(layers as u32) });
             }
         }
     }
@@ -43,13 +42,21 @@ pub(super) fn of(targets: &[Target], options: &LoadOptions, gguf: &Gguf, plan: &
             Target::Gpu(gpu) => Way::whole(site, counter.gpu(gpu, plan)),
             Target::Unusable => Way::whole(site, Need::default()),
         };
-        if let (Target::Gpu(_), Some((site, _))) = (target, cpu) {
+        if let (Target::Gpu(gpu), Some((site, _))) = (target, cpu) {
             let tables = Need { tables: facts::tables(&gguf.meta), ..Need::default() };
-            way.shares.push(Share { site, need: counter.beside(tables, plan) });
+            way.shares = ledgers(gpu, [way.shares[0], Share { site, need: counter.beside(tables, plan) }]);
         }
         ways.push(way);
     }
     Needs { ways, n_layer: n_layer as u32 }
+}
+
+/// What is taken of each ledger: of one, where the GPU's memory is the machine's.
+fn ledgers(gpu: &Gpu, [on_gpu, on_cpu]: [Share; 2]) -> Vec<Share> {
+    match gpu.info.integrated {
+        false => vec![on_gpu, on_cpu],
+        true => vec![Share { need: on_gpu.need.plus(on_cpu.need), ..on_gpu }],
+    }
 }
 
 struct Counter<'a> {

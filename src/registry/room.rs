@@ -1,5 +1,6 @@
 //! Loads waiting for their turn and for room: who starts, who has to go for it, who is refused.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::command::Effect;
@@ -10,7 +11,7 @@ use super::loader::{Grant, Resident};
 use crate::base::limits::{INSPECTIONS_AT_ONCE, LOADS_AT_ONCE, SLAB_WAIT};
 use crate::policy::admission::{self, Holder, Need, Refusal, Verdict};
 use crate::policy::evict::{self, Candidate, Standing};
-use crate::policy::placement::{self, Needs, Placement, Share, Wish};
+use crate::policy::placement::{self, Needs, Placement, Share, Way, Wish};
 use crate::policy::{human, swap};
 use crate::pool::budget::Kind;
 use crate::proto::admin::Phase;
@@ -78,7 +79,9 @@ impl<M: Resident> Core<M> {
 
     pub fn unclaimed(&self, site: usize) -> Unclaimed {
         let budget = &self.options.sites[site].budget;
-        let leaving = |e: &&Entry<M>| e.live.as_ref().is_some_and(|l| l.leaving.is_some() && l.way.on(site).is_some());
+        let leaving = |e: &&Entry<M>| {
+            e.live.as_ref().is_some_and(|l| l.leaving.is_some() && self.need_in(&l.way, site).is_some())
+        };
         let coming = self.entries.values().filter(leaving).map(|e| budget.held_by(&e.id)).sum();
         Unclaimed { free: budget.free(), coming }
     }
@@ -112,7 +115,7 @@ impl<M: Resident> Core<M> {
                 placement::Site {
                     id: site.id.clone(),
                     kind: site.kind,
-                    available: site.budget.total().saturating_sub(fixed),
+                    available: site.budget.total().saturating_sub(fixed).min(site.most.unwrap_or(u64::MAX)),
                     bandwidth: site.bandwidth,
                     layers_max: entry.layers_max(i),
                     unusable: site.unusable.clone().or_else(|| entry.passed_over(i)),
@@ -233,9 +236,15 @@ impl<M: Resident> Core<M> {
         }
     }
 
+    /// What `way` takes of the ledger of device `site`, if anything: it may be another device's, too.
+    fn need_in(&self, way: &Way, site: usize) -> Option<Need> {
+        let same = |s: &&Share| Arc::ptr_eq(&self.options.sites[s.site].budget, &self.options.sites[site].budget);
+        way.shares.iter().find(same).map(|s| s.need)
+    }
+
     /// Bytes of caches beyond what their models were admitted with.
     pub fn idle_slabs(&self, site: usize) -> u64 {
-        let way = |id: &str| self.entries.get(id).and_then(|e| e.way()?.on(site));
+        let way = |id: &str| self.entries.get(id).and_then(|e| self.need_in(e.way()?, site));
         let minimum = |id: &str| way(id).map_or(0, |need| need.cache);
         let holdings = self.options.sites[site].budget.holdings();
         let caches = holdings.iter().filter(|h| h.kind == Kind::Cache);
@@ -252,7 +261,7 @@ impl<M: Resident> Core<M> {
     ) -> (Vec<String>, Vec<Candidate>, Option<Duration>) {
         let (mut ids, mut candidates, mut soonest) = (Vec::new(), Vec::new(), None::<Duration>);
         for entry in self.entries.values() {
-            let Some(live) = entry.ready().filter(|l| l.way.on(site).is_some()) else { continue };
+            let Some(live) = entry.ready().filter(|l| self.need_in(&l.way, site).is_some()) else { continue };
             let busy = live.seat.count() > 0;
             let holder = swap::Holder {
                 busy,

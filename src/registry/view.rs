@@ -7,7 +7,7 @@ use super::core::Core;
 use super::entry::Entry;
 use super::loader::Resident;
 use super::memory;
-use crate::policy::placement::{Share, Way};
+use crate::policy::placement::{Share, SiteKind, Way};
 use crate::pool::budget::Kind;
 use crate::proto::admin::{Device, LedgerEntry, Model, ModelBytes, ModelDetail, ModelShare, ModelState, Status};
 
@@ -65,9 +65,10 @@ impl<M: Resident> Core<M> {
     /// What models run in this way say they run on: `gpu gfx1100 20/28 + cpu avx512`.
     pub fn label(&self, way: &Way, n_layer: u32) -> String {
         let name = |s: &Share| self.options.sites[s.site].name.as_str();
-        match (way.layers, &way.shares[..]) {
-            (Some(n), [gpu, cpu, ..]) => format!("{} {n}/{n_layer} + {}", name(gpu), name(cpu)),
-            (_, shares) => shares.first().map(name).unwrap_or_default().to_owned(),
+        let cpu = self.options.sites.iter().find(|s| s.kind == SiteKind::Cpu);
+        match (way.layers, cpu) {
+            (Some(n), Some(cpu)) => format!("{} {n}/{n_layer} + {}", name(&way.shares[0]), cpu.name),
+            _ => name(&way.shares[0]).to_owned(),
         }
     }
 

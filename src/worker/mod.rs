@@ -108,6 +108,7 @@ pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
         total,
         free,
         compute_units: device.properties.compute_units,
+        integrated: device.properties.integrated,
         bandwidth: bandwidth::measure(&device),
         library: device.hip().path().to_owned(),
         runtime_version: device.runtime_version,

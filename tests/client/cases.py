@@ -18,7 +18,7 @@ SLOW = test_models() / "gemma-3-270m-Q4_K_M.gguf"
 LONG = {"max_tokens": 4000, "logit_bias": {"1": -100, "106": -100}}
 
 
-def wait_until(what, within=20):
+def wait_until(what, within=60):
     """Polls until `what()` is true; its last value."""
     end = time.monotonic() + within
     while not (value := what()):

@@ -148,6 +148,27 @@ class Placement(Case):
         self.assertEqual([reserved(daemon, name) for name in ("gpu0", "cpu")], [0, 0])
         daemon.stop()
 
+    def test_a_gpu_in_the_machines_memory_has_the_ledger_of_the_cpu(self):
+        if not plants_faults():
+            self.skipTest("only device \"host\" can be integrated")
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu(HOSTHIP_INTEGRATED=1), config="[memory]\nram_budget = \"2GiB\"\n")
+        text = daemon.complete("qwen2")
+        self.assertEqual(device(daemon, "qwen2"), GPU)
+        held = daemon.ask("show", "qwen2")["bytes"]
+        self.assertEqual([reserved(daemon, name) for name in ("gpu0", "cpu")], [sum(held.values())] * 2)
+        self.assertEqual([d["budget"] for d in daemon.ask("devices")], [2 << 30] * 2)
+        daemon.ask("evict", "qwen2")
+        self.assertEqual(reserved(daemon, "cpu"), 0)
+        # Divided, both parts are in it, with their caches.
+        self.assertEqual(daemon.ctl("load", "qwen2", "--gpu-layers", "1").returncode, 0, daemon.logged())
+        self.assertIn(" + cpu ", device(daemon, "qwen2"))
+        self.assertEqual(daemon.complete("qwen2"), text)
+        self.assertEqual(reserved(daemon, "gpu0"), sum(daemon.ask("show", "qwen2")["bytes"].values()))
+        daemon.ask("evict", "qwen2")
+        self.assertEqual(reserved(daemon, "cpu"), 0)
+        daemon.stop()
+
     def test_a_device_that_cannot_be_used_does_not_hide_the_next(self):
         daemon = self.daemon(**on_gpu(HOSTHIP_ARCH="gfx9999", HOSTHIP_DEVICES=3))
         if b"HOSTHIP_ARCH" not in Path(LIBRARY).read_bytes():

@@ -257,6 +257,8 @@ pub struct Properties {
     pub warp_size: u32,
     /// Compute units; work-group processors on RDNA.
     pub compute_units: u32,
+    /// Whether its memory is the machine's.
+    pub integrated: bool,
     /// kHz.
     pub memory_clock: u32,
     /// Bits.
@@ -274,6 +276,7 @@ impl Properties {
             memory: u64::from(word(288)) | u64::from(word(292)) << 32,
             warp_size: word(308),
             compute_units: word(388),
+            integrated: word(396) != 0,
             memory_clock: word(608),
             memory_bus: word(612),
             l2_bytes: word(616),

@@ -28,6 +28,8 @@ pub struct DeviceInfo {
     pub free: u64,
     /// Compute units.
     pub compute_units: u32,
+    /// Whether its memory is the machine's.
+    pub integrated: bool,
     /// Bytes a second at which it fills its memory, where that was measured.
     pub bandwidth: Option<u64>,
     /// The runtime's library.

@@ -159,6 +159,7 @@ pub(super) fn options(budget: &Arc<Budget>) -> Options {
         description: "simulated".to_owned(),
         pci: None,
         budget: Arc::clone(budget),
+        most: None,
         bandwidth: None,
         reason: "there is nothing else".to_owned(),
         unusable: None,

@@ -154,6 +154,31 @@ fn a_model_too_large_for_the_gpu_is_divided_and_gives_both_devices_back() {
 }
 
 #[test]
+fn an_integrated_gpu_and_the_cpu_have_one_ledger() {
+    let one_memory = |options: &mut Options| {
+        with_gpu(options);
+        options.sites[0].budget = Arc::clone(&options.sites[1].budget);
+        options.sites[0].most = Some(500);
+    };
+    let mut sim = Sim::new(1000, &[("a", 400, 10), ("b", 500, 10), ("c", 400, 10)], one_memory);
+    let site = |sim: &Sim, id: &str| sim.core.entries[id].live.as_ref().map(|l| l.way.site());
+    sim.acquire("a");
+    sim.advance(S);
+    // More than the GPU may take, though the ledger has it.
+    sim.acquire("b");
+    sim.advance(S);
+    assert_eq!((site(&sim, "a"), site(&sim, "b"), sim.budget.used()), (Some(0), Some(1), 443 + 553));
+    // What makes room for a model on the GPU may be on the CPU, and is asked to go once.
+    sim.leases.clear();
+    sim.pin("a", true);
+    sim.acquire("c");
+    sim.advance(S);
+    assert_eq!((site(&sim, "a"), site(&sim, "b"), site(&sim, "c")), (Some(0), None, Some(0)));
+    assert_eq!(sim.budget.used(), 886);
+    sim.end();
+}
+
+#[test]
 fn a_gpu_with_less_memory_than_it_said_gets_less_of_the_model() {
     let mut sim = Sim::new(2000, &[("a", 400, 10)], with_gpu);
     sim.file("a").divides = true;

@@ -4,6 +4,7 @@
 // It is set up by environment variables, read once:
 //   HOSTHIP_ARCH=gfx1100     what it claims to be; code objects must be for it
 //   HOSTHIP_DEVICES=1        devices; 0: a machine with ROCm and no card
+//   HOSTHIP_INTEGRATED=1     its memory is the machine's
 //   HOSTHIP_MEMORY_MB=4096   memory of each
 //   HOSTHIP_THREADS          threads that run blocks (default: the machine's)
 //   HOSTHIP_ORDER=reverse    teams and lanes run from the last to the first: with a barrier

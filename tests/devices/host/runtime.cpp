@@ -100,6 +100,7 @@ API int hipGetDevicePropertiesR0600(u8* p, int d) {
   put(288, settings().memory, 8);
   put(308, RF_WAVE, 4);
   put(388, 48, 4);          // multiProcessorCount
+  put(396, number("HOSTHIP_INTEGRATED", 0), 4);
   put(608, 1'250'000, 4);   // memoryClockRate, kHz
   put(612, 384, 4);         // memoryBusWidth
   put(616, 6 << 20, 4);     // l2CacheSize

@@ -50,6 +50,7 @@ fn start(dir: &Path, budget: u64) -> (Arc<Budget>, Handle) {
         description: "this machine".to_owned(),
         pci: None,
         budget: Arc::clone(&budget),
+        most: None,
         bandwidth: None,
         reason: "no GPU is used in tests".to_owned(),
         unusable: None,

@@ -214,6 +214,7 @@ pub async fn server() -> Server {
         description: "simulated".into(),
         pci: None,
         budget: Budget::new(10_000),
+        most: None,
         bandwidth: None,
         reason: "there is nothing else".into(),
         unusable: None,

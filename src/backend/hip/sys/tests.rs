@@ -121,6 +121,7 @@ fn a_device_is_read_where_the_struct_has_it() {
         memory: 25_753_026_560,
         warp_size: 32,
         compute_units: 48,
+        integrated: false,
         memory_clock: 1_249_000,
         memory_bus: 384,
         l2_bytes: 6_291_456,

@@ -16,6 +16,7 @@ fn ready() -> String {
         total: 1,
         free: 1,
         compute_units: 1,
+        integrated: false,
         bandwidth: None,
         library: "none".into(),
         runtime_version: 0,
