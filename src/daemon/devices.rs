@@ -6,12 +6,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Amount, Config};
+use super::config::{Amount, Config, Reserve};
 use super::systemd;
 use crate::backend::cpu::CpuPool;
 use crate::backend::hip::objects;
 use crate::backend::remote::wire::NotUsable;
-use crate::base::limits::{RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
+use crate::base::limits::{GPU_RESERVE, GPU_RESERVE_DISPLAY, RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
 use crate::probe::doctor::{self, Build};
@@ -116,7 +116,7 @@ fn gpus(config: &Config, machine: &Machine, sites: &mut Vec<Site>, targets: &mut
         match opened {
             Ok(gpu) => {
                 count = gpu.info.count;
-                sites.push(site(config, id, &gpu));
+                sites.push(site(config, machine, id, &gpu));
                 targets.push(Target::Gpu(gpu));
             }
             Err(why) => {
@@ -156,7 +156,7 @@ fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, Str
     }
 }
 
-fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
+fn site(config: &Config, machine: &Machine, id: String, gpu: &Gpu) -> Site {
     let info = &gpu.info;
     let version = (info.runtime_version / 10_000_000, info.runtime_version / 100_000 % 100);
     Site {
@@ -165,7 +165,7 @@ fn site(config: &Config, id: String, gpu: &Gpu) -> Site {
         kind: SiteKind::Gpu,
         description: format!("{}, {}, HIP {}.{}", info.name, info.arch, version.0, version.1),
         pci: info.pci.clone(),
-        budget: Budget::new(gpu_budget(config, info.free)),
+        budget: Budget::new(gpu_budget(config, machine, info.pci.as_deref(), info.free)),
         reason: match &info.visibility {
             None => format!("{} is there", info.library),
             Some(set) => format!("{} is there ({set})", info.library),
@@ -184,9 +184,15 @@ pub(super) fn ram_budget(config: &Config, available: Option<u64>) -> u64 {
     }
 }
 
-/// `memory.gpu_budget` in bytes, on a GPU with `free` bytes when its worker started.
-pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
-    let usable = free.saturating_sub(config.memory.gpu_reserve.0);
+/// `memory.gpu_budget` in bytes, on the GPU at `pci` with `free` bytes when its worker started.
+pub(super) fn gpu_budget(config: &Config, machine: &Machine, pci: Option<&str>, free: u64) -> u64 {
+    let shows = || machine.gpu.cards.iter().any(|c| Some(c.address.as_str()) == pci && !c.displays.is_empty());
+    let reserve = match config.memory.gpu_reserve {
+        Reserve::Auto if shows() => GPU_RESERVE_DISPLAY,
+        Reserve::Auto => GPU_RESERVE,
+        Reserve::Bytes(size) => size.0,
+    };
+    let usable = free.saturating_sub(reserve);
     match config.memory.gpu_budget {
         Amount::Auto => usable,
         Amount::Percent(p) => usable / 100 * u64::from(p),
@@ -196,23 +202,13 @@ pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Size;
     use super::super::config::Surroundings;
     use super::*;
-    use crate::probe::fixture::{Spec, Tree};
+    use crate::probe::fixture::{NAVI31, RAPHAEL, Spec, Tree};
 
     fn ryzen() -> Machine {
-        let raphael = Spec {
-            node: 1,
-            name: "raphael",
-            version: 100_306,
-            simds: 4,
-            bus: 0x13,
-            minor: 128,
-            vram: 0.5,
-            visible: 0.5,
-            gtt: 16.0,
-        };
-        Tree::default().gpu(raphael).machine()
+        Tree::default().gpu(RAPHAEL).machine()
     }
 
     #[test]
@@ -226,6 +222,24 @@ mod tests {
         assert!(reason.contains("2 compute units") && reason.contains("device.allow_igpu = true"), "{reason}");
         config.device.allow_igpu = true;
         assert_eq!(set_aside(&config, &machine), []);
+    }
+
+    #[test]
+    fn a_gpu_with_a_display_is_left_more_unless_the_configuration_says_how_much() {
+        let status = "sys/bus/pci/devices/0000:03:00.0/drm/card1/card1-DP-1/status";
+        let machine = Tree::default().gpu(NAVI31).gpu(Spec { node: 2, bus: 0x63, minor: 129, ..NAVI31 });
+        let machine = machine.with(&[(status, "connected\n")]).machine();
+        let mut config = Config::defaults(&Surroundings::default());
+        let budget = |config: &Config, pci| gpu_budget(config, &machine, pci, 24 << 30) >> 20;
+        assert_eq!(budget(&config, Some("0000:03:00.0")), 23 << 10);
+        // Another card has none, and of a device that the kernel does not show nothing is known.
+        for pci in [Some("0000:63:00.0"), Some("0000:07:00.0"), None] {
+            assert_eq!(budget(&config, pci), (24 << 10) - 512, "{pci:?}");
+        }
+        config.memory.gpu_reserve = Reserve::Bytes(Size(4 << 30));
+        assert_eq!(budget(&config, Some("0000:03:00.0")), 20 << 10);
+        config.memory.gpu_budget = Amount::Percent(50);
+        assert_eq!(budget(&config, Some("0000:03:00.0")), 10 << 10);
     }
 
     #[test]
