@@ -239,7 +239,8 @@ mod tests {
         config.memory.gpu_reserve = Reserve::Bytes(Size(4 << 30));
         assert_eq!(budget(&config, Some("0000:03:00.0")), 20 << 10);
         config.memory.gpu_budget = Amount::Percent(50);
-        assert_eq!(budget(&config, Some("0000:03:00.0")), 10 << 10);
+        // Whole hundredths of bytes, as for the host's memory.
+        assert_eq!(budget(&config, Some("0000:03:00.0")), ((20_u64 << 30) / 100 * 50) >> 20);
     }
 
     #[test]
