@@ -3,7 +3,7 @@
 # make gpu-check  a real model on the interpreted GPU against the CPU (minutes)
 # make devices  the test devices: libraries that stand in for a GPU's runtime (tests/devices)
 # make build  release binaries in target/release
-# make install DESTDIR=/somewhere PREFIX=/usr
+# make install DESTDIR=/somewhere PREFIX=/usr   after `make build`; a configuration that is there stays
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -74,14 +74,20 @@ $(VENV)/ready-test: $(VENV)/ready-base tests/requirements.txt
 	$(VPY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-install: build
-	install -Dm755 $(TARGET)/release/rocmforged $(DESTDIR)$(PREFIX)/bin/rocmforged
-	install -Dm755 $(TARGET)/release/forgectl $(DESTDIR)$(PREFIX)/bin/forgectl
-	install -Dm644 etc/rocmforge/rocmforged.toml $(DESTDIR)/etc/rocmforge/rocmforged.toml
-	install -Dm644 systemd/rocmforged.service $(DESTDIR)$(PREFIX)/lib/systemd/system/rocmforged.service
-	install -Dm644 systemd/rocmforged-admin.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/rocmforged-admin.socket
-	install -Dm644 LICENSE-MIT $(DESTDIR)$(PREFIX)/share/doc/rocmforge/LICENSE-MIT
-	install -Dm644 LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/rocmforge/LICENSE-APACHE
+# What was built is taken as it is: root, who installs, may have no Rust.
+install: $(BINARIES)
+	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin $(BINARIES)
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/|$(PREFIX)/|' systemd/rocmforged.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/rocmforged.service
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rocmforged-admin.socket
+	install -Dm644 systemd/rocmforge-sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/rocmforge.conf
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/doc/rocmforge LICENSE-MIT LICENSE-APACHE README.md docs/*.md \
+		etc/rocmforge/rocmforged.toml
+	[ -e $(DESTDIR)/etc/rocmforge/rocmforged.toml ] || \
+		install -Dm644 -t $(DESTDIR)/etc/rocmforge etc/rocmforge/rocmforged.toml
+
+$(BINARIES):
+	$(MAKE) build
 
 clean:
 	$(CARGO) clean

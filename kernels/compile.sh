@@ -9,10 +9,15 @@ out=$(cd "$1" && pwd)
 shift
 clang=${ROCMFORGE_CLANG:-$(command -v clang++-19 || command -v clang++)}
 flags=$(tr '\n' ' ' <"$here/flags")
+# The object of a source that is gone would still be found.
+for object in "$out"/*.hsaco; do
+  name=$(basename "$object" .hsaco)
+  [ -e "${KERNELS:-$here}/${name%.*}.hip" ] || rm -f "$object"
+done
 for target in "$@"; do
   for source in "${KERNELS:-$here}"/*.hip; do
     object=$out/$(basename "$source" .hip).$target.hsaco
-    if [ ! -e "$object" ] || [ -n "$(find "$source" "$here" -name '*.h' -newer "$object" -o -path "$source" -newer "$object")" ]; then
+    if [ ! -e "$object" ] || [ -n "$(find "$source" "$here" \( -name '*.h' -o -name flags -o -path "$source" \) -newer "$object")" ]; then
       echo "$target $source $object"
     fi
   done

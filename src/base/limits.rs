@@ -96,8 +96,11 @@ pub const ENGINE_QUEUE: usize = 256;
 pub const ENGINE_QUEUE_CAP: usize = 1 << 16;
 /// `cpu.threads`: hard cap, above the largest machines (two sockets of 192 cores with two threads).
 pub const CPU_THREADS_MAX: usize = 1024;
-/// `memory.gpu_reserve`: memory of a GPU that is left to others, in bytes.
+/// `memory.gpu_reserve`: memory of a GPU that is left to others, in bytes, beside what they have when
+/// the daemon starts.
 pub const GPU_RESERVE: u64 = 512 << 20;
+/// The same where a display hangs on the GPU: a desktop's windows and videos take more as they come.
+pub const GPU_RESERVE_DISPLAY: u64 = 1 << 30;
 /// Tokens of one step of an engine: all decodes, then prefill chunks up to this number.
 /// Sized so that a step of a 1.5 B model on a slow CPU stays under about two seconds.
 pub const STEP_TOKENS: usize = 512;
@@ -170,7 +173,6 @@ pub const LOGIT_BIAS_MAX: usize = 1024;
 /// Chat: most messages of a request.
 pub const MESSAGES_MAX: usize = 4096;
 /// Chat templates: instructions a rendering may take; 64 bytes of text that it makes count as one, so
-/// that this bounds memory (640 MB), too. A real template takes under half for [`MESSAGES_MAX`] messages.
 /// that this bounds memory (640 MB), too. Of 70 public templates 68 take less for [`MESSAGES_MAX`] messages,
 /// and the two that look back from every message do for a thousand.
 pub const TEMPLATE_FUEL: u64 = 10_000_000;

@@ -382,25 +382,13 @@ async fn run_streams_text_to_stdout_and_numbers_to_stderr() {
 
 /// A machine with a card, and perhaps a second one and a small integrated GPU.
 fn machine(second: bool) -> tempfile::TempDir {
-    use crate::probe::fixture::{Spec, Tree};
-    let card = Spec {
-        node: 1,
-        name: "navi31",
-        version: 110_000,
-        simds: 192,
-        bus: 3,
-        minor: 128,
-        vram: 24.0,
-        visible: 24.0,
-        gtt: 16.0,
-    };
+    use crate::probe::fixture::{NAVI31, RAPHAEL, Spec, Tree};
     let library = ("opt/rocm-6.4.1/lib/libamdhip64.so.6", "x");
-    let mut tree = Tree::new(&[("dev/kfd", ""), ("sys/module/amdgpu/version", "6.12"), library]).gpu(card);
+    let mut tree = Tree::new(&[("dev/kfd", ""), ("sys/module/amdgpu/version", "6.12"), library]).gpu(NAVI31);
     if second {
-        tree = tree.gpu(Spec { node: 2, bus: 0x63, minor: 130, ..card });
+        tree = tree.gpu(Spec { node: 2, bus: 0x63, minor: 130, ..NAVI31 });
     }
-    let small = Spec { node: 3, version: 100_306, simds: 4, bus: 0x13, minor: 129, vram: 0.5, ..card };
-    tree.gpu(small).write()
+    tree.gpu(Spec { node: 3, ..RAPHAEL }).write()
 }
 
 #[tokio::test]
@@ -419,7 +407,7 @@ async fn doctor_works_without_the_daemon_and_compares_with_it() {
 
     let ran = forgectl(&s, &["doctor", "--root", root]).await;
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
-    says(&ran.out, &["is gpu0 of the daemon", "does not use gfx1036 (navi31) at 0000:13:00.0: integrated"]);
+    says(&ran.out, &["is gpu0 of the daemon", "does not use gfx1036 (raphael) at 0000:13:00.0: integrated"]);
 
     let two = machine(true);
     let root = two.path().to_str().expect("text");

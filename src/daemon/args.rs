@@ -37,10 +37,10 @@ pub struct Args {
     /// Folder with GGUF files (repeatable)
     #[arg(long, value_name = "DIR")]
     pub models_dir: Vec<String>,
-    /// Folder for state
+    /// Folder for state (nothing is kept there yet)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
-    /// Folder for what can be made again
+    /// Folder for what can be made again (nothing is kept there yet)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<String>,
     /// Model to load at start, an id or a path (repeatable)

@@ -6,12 +6,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Amount, Config};
+use super::config::{Amount, Config, Reserve};
 use super::systemd;
 use crate::backend::cpu::CpuPool;
 use crate::backend::hip::objects;
 use crate::backend::remote::wire::NotUsable;
-use crate::base::limits::{RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
+use crate::base::limits::{GPU_RESERVE, GPU_RESERVE_DISPLAY, RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
 use crate::probe::doctor::{self, Build};
@@ -127,7 +127,7 @@ fn gpus(
         match opened {
             Ok(gpu) => {
                 count = gpu.info.count;
-                sites.push(site(config, id, &gpu, ram));
+                sites.push(site(config, machine, id, &gpu, ram));
                 targets.push(Target::Gpu(gpu));
             }
             Err(why) => {
@@ -171,9 +171,9 @@ fn unusable(machine: &Machine, id: String, why: NotUsable, aside: &[(String, Str
 }
 
 /// A GPU that models can run on; `ram` is the ledger of the machine's memory.
-fn site(config: &Config, id: String, gpu: &Arc<Gpu>, ram: &Arc<Budget>) -> Site {
+fn site(config: &Config, machine: &Machine, id: String, gpu: &Arc<Gpu>, ram: &Arc<Budget>) -> Site {
     let info = &gpu.info;
-    let own = gpu_budget(config, info.free);
+    let own = gpu_budget(config, machine, info.pci.as_deref(), info.free);
     let shared = if info.integrated { ", in the machine's memory" } else { "" };
     let version = (info.runtime_version / 10_000_000, info.runtime_version / 100_000 % 100);
     Site {
@@ -204,9 +204,15 @@ pub(super) fn ram_budget(config: &Config, available: Option<u64>) -> u64 {
     }
 }
 
-/// `memory.gpu_budget` in bytes, on a GPU with `free` bytes when its worker started.
-pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
-    let usable = free.saturating_sub(config.memory.gpu_reserve.0);
+/// `memory.gpu_budget` in bytes, on the GPU at `pci` with `free` bytes when its worker started.
+pub(super) fn gpu_budget(config: &Config, machine: &Machine, pci: Option<&str>, free: u64) -> u64 {
+    let shows = || machine.gpu.cards.iter().any(|c| Some(c.address.as_str()) == pci && !c.displays.is_empty());
+    let reserve = match config.memory.gpu_reserve {
+        Reserve::Auto if shows() => GPU_RESERVE_DISPLAY,
+        Reserve::Auto => GPU_RESERVE,
+        Reserve::Bytes(size) => size.0,
+    };
+    let usable = free.saturating_sub(reserve);
     match config.memory.gpu_budget {
         Amount::Auto => usable,
         Amount::Percent(p) => usable / 100 * u64::from(p),
@@ -216,23 +222,13 @@ pub(super) fn gpu_budget(config: &Config, free: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Size;
     use super::super::config::Surroundings;
     use super::*;
-    use crate::probe::fixture::{Spec, Tree};
+    use crate::probe::fixture::{NAVI31, RAPHAEL, Spec, Tree};
 
     fn ryzen() -> Machine {
-        let raphael = Spec {
-            node: 1,
-            name: "raphael",
-            version: 100_306,
-            simds: 4,
-            bus: 0x13,
-            minor: 128,
-            vram: 0.5,
-            visible: 0.5,
-            gtt: 16.0,
-        };
-        Tree::default().gpu(raphael).machine()
+        Tree::default().gpu(RAPHAEL).machine()
     }
 
     #[test]
@@ -246,6 +242,25 @@ mod tests {
         assert!(reason.contains("2 compute units") && reason.contains("device.allow_igpu = true"), "{reason}");
         config.device.allow_igpu = true;
         assert_eq!(set_aside(&config, &machine), []);
+    }
+
+    #[test]
+    fn a_gpu_with_a_display_is_left_more_unless_the_configuration_says_how_much() {
+        let status = "sys/bus/pci/devices/0000:03:00.0/drm/card1/card1-DP-1/status";
+        let machine = Tree::default().gpu(NAVI31).gpu(Spec { node: 2, bus: 0x63, minor: 129, ..NAVI31 });
+        let machine = machine.with(&[(status, "connected\n")]).machine();
+        let mut config = Config::defaults(&Surroundings::default());
+        let budget = |config: &Config, pci| gpu_budget(config, &machine, pci, 24 << 30) >> 20;
+        assert_eq!(budget(&config, Some("0000:03:00.0")), 23 << 10);
+        // Another card has none, and of a device that the kernel does not show nothing is known.
+        for pci in [Some("0000:63:00.0"), Some("0000:07:00.0"), None] {
+            assert_eq!(budget(&config, pci), (24 << 10) - 512, "{pci:?}");
+        }
+        config.memory.gpu_reserve = Reserve::Bytes(Size(4 << 30));
+        assert_eq!(budget(&config, Some("0000:03:00.0")), 20 << 10);
+        config.memory.gpu_budget = Amount::Percent(50);
+        // Whole hundredths of bytes, as for the host's memory.
+        assert_eq!(budget(&config, Some("0000:03:00.0")), ((20_u64 << 30) / 100 * 50) >> 20);
     }
 
     #[test]

@@ -21,8 +21,15 @@ use crate::base::limits;
 use crate::probe::{GpuNode, Machine};
 
 /// Keys that a reload takes over; all others need a restart.
-const RELOADABLE: &[&str] =
-    &["log.level", "models.dirs", "models.autoload", "memory.ram_budget", "memory.gpu_budget", "http.drain_secs"];
+const RELOADABLE: &[&str] = &[
+    "log.level",
+    "models.dirs",
+    "models.autoload",
+    "memory.ram_budget",
+    "memory.gpu_budget",
+    "memory.gpu_reserve",
+    "http.drain_secs",
+];
 
 /// Runs until a signal or an admin ends it.
 pub(super) fn run(
@@ -181,8 +188,7 @@ impl Life {
         self.config.log.level.clone_from(&new.config.log.level);
         self.config.models.dirs.clone_from(&new.config.models.dirs);
         self.config.models.autoload = new.config.models.autoload;
-        self.config.memory.ram_budget = new.config.memory.ram_budget;
-        self.config.memory.gpu_budget = new.config.memory.gpu_budget;
+        self.config.memory.clone_from(&new.config.memory);
         self.config.http.drain_secs = new.config.http.drain_secs;
         self.in_force.set(&new.in_force(self.config.clone()));
         Ok(later)

@@ -14,6 +14,7 @@ use crate::api::{admin, http};
 use crate::backend::cpu::CpuPool;
 use crate::base::limits::ANSWER_WAIT;
 use crate::policy::placement::Use;
+use crate::probe::Machine;
 use crate::proto::admin::{AdminError, ModelState, Reloaded};
 use crate::registry::gpu::Gpu;
 use crate::registry::load::{LoadOptions, ModelLoader, Target, kv_type};
@@ -76,8 +77,8 @@ pub fn build(site: Site) -> anyhow::Result<House> {
         }),
     }));
     let admin = admin.merge(public.clone());
-    let memory = site.machine.memory_available;
-    Ok(House { public, admin, tenant: Box::new(Models { registry, pool, memory, gpus }) })
+    let machine = site.machine;
+    Ok(House { public, admin, tenant: Box::new(Models { registry, pool, machine, gpus }) })
 }
 
 /// `forgectl reload`: what needs a restart is no error, but it is said.
@@ -100,8 +101,8 @@ fn device_use(name: &str) -> Use {
 struct Models {
     registry: registry::Handle,
     pool: Arc<CpuPool>,
-    /// Memory to spare when the daemon started: what a share of it is taken of.
-    memory: Option<u64>,
+    /// What was there when the daemon started: a share of memory is taken of what was to spare then.
+    machine: Machine,
     /// GPUs by their ids.
     gpus: Vec<(String, Arc<Gpu>)>,
 }
@@ -124,8 +125,12 @@ impl Tenant for Models {
         uid: Option<u32>,
     ) -> Answer<'a, Result<(), String>> {
         Box::pin(async move {
-            let gpus = self.gpus.iter().map(|(id, gpu)| (id.clone(), devices::gpu_budget(config, gpu.info.free)));
-            let budgets = gpus.chain([(CPU.to_owned(), devices::ram_budget(config, self.memory))]).collect();
+            let gpus = self.gpus.iter().map(|(id, gpu)| {
+                let info = &gpu.info;
+                (id.clone(), devices::gpu_budget(config, &self.machine, info.pci.as_deref(), info.free))
+            });
+            let ram = devices::ram_budget(config, self.machine.memory_available);
+            let budgets = gpus.chain([(CPU.to_owned(), ram)]).collect();
             let changes = Reload {
                 dirs: Some(config.models.dirs.clone()),
                 autoload: Some(config.models.autoload),

@@ -35,6 +35,31 @@ pub struct Spec {
     pub gtt: f64,
 }
 
+/// A card: Radeon RX 7900 XTX, gfx1100.
+pub const NAVI31: Spec = Spec {
+    node: 1,
+    name: "navi31",
+    version: 110_000,
+    simds: 192,
+    bus: 3,
+    minor: 128,
+    vram: 24.0,
+    visible: 24.0,
+    gtt: 31.0,
+};
+/// The small GPU of a Ryzen 7000 processor, gfx1036.
+pub const RAPHAEL: Spec = Spec {
+    node: 2,
+    name: "raphael",
+    version: 100_306,
+    simds: 4,
+    bus: 0x13,
+    minor: 129,
+    vram: 0.5,
+    visible: 0.5,
+    gtt: 31.0,
+};
+
 impl Tree {
     /// From (path, content).
     pub fn new(files: &[(&str, &str)]) -> Self {

@@ -5,20 +5,8 @@ use std::path::PathBuf;
 
 use super::access::User;
 use super::driver::Block;
-use super::fixture::{Spec, Tree};
+use super::fixture::{NAVI31, Spec, Tree};
 use super::*;
-
-const NAVI31: Spec = Spec {
-    node: 1,
-    name: "navi31",
-    version: 110_000,
-    simds: 192,
-    bus: 3,
-    minor: 128,
-    vram: 24.0,
-    visible: 24.0,
-    gtt: 16.0,
-};
 
 #[test]
 fn cores_are_counted_once_however_many_threads_they_have() {
@@ -72,7 +60,7 @@ fn topology_nodes_are_joined_with_their_cards() {
     assert_eq!(first.label(), "gfx1100 (navi31) at 0000:03:00.0");
     let card = first.card.as_ref().expect("a card");
     assert_eq!((card.driver.as_deref(), card.render, card.lanes), (Some("amdgpu"), Some(128), Some((16, 16))));
-    assert_eq!((card.vram_total, card.vram_used, card.gtt_total), (Some(24 << 30), Some(3 << 29), Some(16 << 30)));
+    assert_eq!((card.vram_total, card.vram_used, card.gtt_total), (Some(24 << 30), Some(3 << 29), Some(31 << 30)));
     assert_eq!(card.displays, ["HDMI-A-1"]);
     assert_eq!((second.gfx.as_str(), second.card.as_ref()), ("gfx90a", None));
     assert_eq!(m.gpu.hidden, 1);

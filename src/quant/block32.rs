@@ -33,25 +33,13 @@ pub(super) mod avx512 {
     }
 
     /// Byte indices, into two vectors that hold bytes 0..64 and `second`..`second + 64` of four
-    /// blocks of `bytes` bytes: for each block the 16 bytes from `from`.
-    pub const fn bytes_index(bytes: usize, second: usize, from: usize) -> [u8; 64] {
+    /// blocks of `bytes` bytes: for each block the `n` bytes from `from`, again and again for its 16
+    /// lanes.
+    pub const fn bytes_index(bytes: usize, second: usize, from: usize, n: usize) -> [u8; 64] {
         let mut index = [0; 64];
         let mut i = 0;
         while i < 64 {
-            let at = i / 16 * bytes + from + i % 16;
-            index[i] = if at < 64 { at as u8 } else { (at - second + 64) as u8 };
-            i += 1;
-        }
-        index
-    }
-
-    /// Like [`bytes_index`], for the 4 bytes from `from` of each block: twice, in the lower halves
-    /// of its two qwords.
-    pub const fn dwords_index(bytes: usize, second: usize, from: usize) -> [u8; 64] {
-        let mut index = [0; 64];
-        let mut i = 0;
-        while i < 64 {
-            let at = i / 16 * bytes + from + i % 4;
+            let at = i / 16 * bytes + from + i % n;
             index[i] = if at < 64 { at as u8 } else { (at - second + 64) as u8 };
             i += 1;
         }

@@ -36,7 +36,7 @@ fn unpack_block(block: &[u8; 20], codes: &mut [u8; 32], scales: &mut [f32], mins
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn codes_avx512(blocks: &[u8; 80]) -> avx512::Codes {
-    const NIBBLES: [u8; 64] = avx512::bytes_index(20, 16, 4);
+    const NIBBLES: [u8; 64] = avx512::bytes_index(20, 16, 4, 16);
     let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 16)));
     avx512::nibbles(avx512::pick(first, &NIBBLES, second))
 }

@@ -22,11 +22,21 @@ coded!(Q4_K, block256 subs 8, bytes 144, elements 256, step 144, offset 0);
 /// Scale and min `i` of 8 from the 12 packed bytes of Q4_K and Q5_K: those below 4 are the low
 /// six bits of bytes `i` and `i + 4`; the others have their low nibbles in byte `i + 4` and
 /// their upper two bits on top of bytes `i - 4` and `i`.
-pub(super) fn scale_min(packed: &[u8], i: usize) -> (u8, u8) {
+fn scale_min(packed: &[u8], i: usize) -> (u8, u8) {
     if i < 4 {
         (packed[i] & 63, packed[i + 4] & 63)
     } else {
         (packed[i + 4] & 15 | packed[i - 4] >> 6 << 4, packed[i + 4] >> 4 | packed[i] >> 6 << 4)
+    }
+}
+
+/// Scales and mins of a block of Q4_K or Q5_K: each of the 8 twice, for 16 codes.
+pub(super) fn unpack_pairs(block: &[u8], scales: &mut [f32], mins: &mut [f32]) {
+    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
+    for (i, (scales, mins)) in scales.chunks_mut(2).zip(mins.chunks_mut(2)).enumerate() {
+        let (scale, min) = scale_min(&block[4..16], i);
+        scales.fill(d * f32::from(scale));
+        mins.fill(dmin * f32::from(min));
     }
 }
 
@@ -39,12 +49,7 @@ fn dequantize_block(block: &[u8; 144], out: &mut [f32; 256]) {
 }
 
 fn unpack_block(block: &[u8; 144], codes: &mut [u8; 256], scales: &mut [f32], mins: &mut [f32]) {
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-    for (i, (scales, mins)) in scales.chunks_mut(2).zip(mins.chunks_mut(2)).enumerate() {
-        let (scale, min) = scale_min(&block[4..16], i);
-        scales.fill(d * f32::from(scale));
-        mins.fill(dmin * f32::from(min));
-    }
+    unpack_pairs(block, scales, mins);
     for (i, code) in codes.iter_mut().enumerate() {
         *code = block[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
     }

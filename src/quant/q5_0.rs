@@ -45,8 +45,8 @@ fn unpack_codes(block: &[u8; 22], codes: &mut [u8; 32]) {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn codes_avx512(blocks: &[u8; 88]) -> avx512::Codes {
-    const NIBBLES: [u8; 64] = avx512::bytes_index(22, 24, 6);
-    const BITS: [u8; 64] = avx512::dwords_index(22, 24, 2);
+    const NIBBLES: [u8; 64] = avx512::bytes_index(22, 24, 6, 16);
+    const BITS: [u8; 64] = avx512::bytes_index(22, 24, 2, 4);
     let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 24)));
     avx512::fives(avx512::pick(first, &NIBBLES, second), avx512::pick(first, &BITS, second))
 }

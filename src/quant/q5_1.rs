@@ -43,8 +43,8 @@ fn unpack_codes(block: &[u8; 24], codes: &mut [u8; 32]) {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn codes_avx512(blocks: &[u8; 96]) -> avx512::Codes {
-    const NIBBLES: [u8; 64] = avx512::bytes_index(24, 32, 8);
-    const BITS: [u8; 64] = avx512::dwords_index(24, 32, 4);
+    const NIBBLES: [u8; 64] = avx512::bytes_index(24, 32, 8, 16);
+    const BITS: [u8; 64] = avx512::bytes_index(24, 32, 4, 4);
     let (first, second) = (load512(part(blocks, 0)), load512(part(blocks, 32)));
     avx512::fives(avx512::pick(first, &NIBBLES, second), avx512::pick(first, &BITS, second))
 }

@@ -12,10 +12,9 @@
 #[cfg(target_arch = "x86_64")]
 use super::block256::{avx2, avx512};
 use super::format::coded;
-use super::q4_k::scale_min;
+use super::q4_k::unpack_pairs;
 #[cfg(target_arch = "x86_64")]
 use super::q4_k::{pairs_avx2, pairs_avx512};
-use super::scalar::f16_at;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86::{load256, part};
 #[cfg(target_arch = "x86_64")]
@@ -32,12 +31,7 @@ fn dequantize_block(block: &[u8; 176], out: &mut [f32; 256]) {
 }
 
 fn unpack_block(block: &[u8; 176], codes: &mut [u8; 256], scales: &mut [f32], mins: &mut [f32]) {
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-    for (i, (scales, mins)) in scales.chunks_mut(2).zip(mins.chunks_mut(2)).enumerate() {
-        let (scale, min) = scale_min(&block[4..16], i);
-        scales.fill(d * f32::from(scale));
-        mins.fill(dmin * f32::from(min));
-    }
+    unpack_pairs(block, scales, mins);
     for (i, code) in codes.iter_mut().enumerate() {
         let low = block[48 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
         *code = low | (block[16 + i % 32] >> (i / 32) & 1) << 4;

@@ -38,8 +38,8 @@ fn unpack_block(block: &[u8; 34], codes: &mut [u8; 32], scales: &mut [f32], mins
 fn codes_avx512(blocks: &[u8; 136]) -> avx512::Codes {
     // The first 16 weights of all four blocks lie in bytes 0..64 and 68..132, the last 16 in
     // bytes 4..68 and 72..136.
-    const LOW: [u8; 64] = avx512::bytes_index(34, 68, 2);
-    const HIGH: [u8; 64] = avx512::bytes_index(34, 68, 14);
+    const LOW: [u8; 64] = avx512::bytes_index(34, 68, 2, 16);
+    const HIGH: [u8; 64] = avx512::bytes_index(34, 68, 14, 16);
     let low = avx512::pick(load512(part(blocks, 0)), &LOW, load512(part(blocks, 68)));
     let high = avx512::pick(load512(part(blocks, 4)), &HIGH, load512(part(blocks, 72)));
     let bias = _mm512_set1_epi8(-128);

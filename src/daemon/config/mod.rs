@@ -17,7 +17,7 @@ use crate::base::limits;
 use crate::proto::socket;
 pub use layers::{ConfigError, Effective, Origin, Sources};
 pub use print::InForce;
-pub use values::{Amount, Context, Listen, Size};
+pub use values::{Amount, Context, Listen, Reserve, Size};
 
 /// The file that is read if none is named.
 pub const DEFAULT_FILE: &str = "/etc/rocmforge/rocmforged.toml";
@@ -103,7 +103,7 @@ pub struct Memory {
     /// Memory of each GPU that models may take.
     pub gpu_budget: Amount,
     /// Memory of each GPU that is left to others.
-    pub gpu_reserve: Size,
+    pub gpu_reserve: Reserve,
 }
 
 /// `engine.*`
@@ -191,11 +191,7 @@ impl Config {
             models: Models { dirs: vec![models], preload: Vec::new(), autoload: true },
             device: Device { kind: "auto".to_owned(), allow_igpu: false },
             cpu: Cpu { threads: 0, simd: "auto".to_owned() },
-            memory: Memory {
-                ram_budget: Amount::Auto,
-                gpu_budget: Amount::Auto,
-                gpu_reserve: Size(limits::GPU_RESERVE),
-            },
+            memory: Memory { ram_budget: Amount::Auto, gpu_budget: Amount::Auto, gpu_reserve: Reserve::Auto },
             engine: Engine {
                 max_batch: limits::MAX_BATCH,
                 queue: limits::ENGINE_QUEUE,

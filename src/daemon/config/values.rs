@@ -71,6 +71,34 @@ impl FromStr for Amount {
     }
 }
 
+/// Memory of a GPU that is left to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// The daemon decides, by whether a display hangs on the GPU.
+    Auto,
+    /// So many bytes.
+    Bytes(Size),
+}
+
+impl fmt::Display for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reserve::Auto => f.write_str("auto"),
+            Reserve::Bytes(s) => s.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Reserve {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Reserve::Auto),
+            _ => s.parse().map(Reserve::Bytes).map_err(|_| format!("`{s}` is no size: write auto, 512MiB or 1GiB")),
+        }
+    }
+}
+
 /// The largest context of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context {
@@ -167,7 +195,7 @@ macro_rules! textual {
         }
     )*};
 }
-textual!(Size, Amount, Context, Listen);
+textual!(Size, Amount, Reserve, Context, Listen);
 
 #[cfg(test)]
 mod tests {
@@ -193,6 +221,9 @@ mod tests {
         for bad in ["0%", "101%", "x%", "half"] {
             assert!(bad.parse::<Amount>().is_err(), "{bad}");
         }
+        assert_eq!("auto".parse(), Ok(Reserve::Auto));
+        assert_eq!("1GiB".parse(), Ok(Reserve::Bytes(Size(1 << 30))));
+        assert!("5%".parse::<Reserve>().is_err());
         assert_eq!("8192".parse(), Ok(Context::Tokens(8192)));
         assert!("0".parse::<Context>().is_err());
         assert_eq!("unix:/a/b".parse(), Ok(Listen::Unix("/a/b".into())));

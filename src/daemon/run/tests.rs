@@ -129,7 +129,8 @@ fn signals_reload_and_stop_and_a_running_request_is_finished() {
     assert!(e.contains("admin.typo") && e.contains("c.toml:5"), "{e}");
     assert!(d.seen.calls().is_empty());
     // A good one is taken over, and names what needs a restart.
-    let changed = format!("{good}[models]\nautoload = false\n[engine]\nmax_batch = 4\n");
+    let changed =
+        format!("{good}[models]\nautoload = false\n[memory]\ngpu_reserve = \"2GiB\"\n[engine]\nmax_batch = 4\n");
     // Put in place whole, as the first signal may be answered only now; it then reads the good file.
     let whole = d.dir.path().join("whole.toml");
     fs::write(&whole, changed).expect("written");

@@ -93,7 +93,7 @@ pub(super) fn display(case: &Case) -> Vec<Finding> {
             let other = gpu.nodes.iter().any(|o| o.node != n.node && o.integrated);
             let fix = match other {
                 true => "plug it into the mainboard's connector (the integrated GPU), or raise memory.gpu_reserve",
-                false => "if models crowd it out: [memory] gpu_reserve = \"1GiB\" in /etc/rocmforge/rocmforged.toml",
+                false => "if models crowd it out: [memory] gpu_reserve = \"2GiB\" in /etc/rocmforge/rocmforged.toml",
             };
             Finding::new("display", Severity::Note, what).fix(fix)
         })

@@ -1,32 +1,10 @@
 //! Machines as people have them, and what is said about each.
 
 use super::*;
-use crate::probe::fixture::{Spec, Tree};
+use crate::probe::fixture::{NAVI31, RAPHAEL, Spec, Tree};
 
 const BUILD: Build = Build { targets: &["gfx942", "gfx1036", "gfx1100", "gfx1151"], absent: None };
 
-const XTX: Spec = Spec {
-    node: 1,
-    name: "navi31",
-    version: 110_000,
-    simds: 192,
-    bus: 3,
-    minor: 128,
-    vram: 24.0,
-    visible: 24.0,
-    gtt: 31.0,
-};
-const RAPHAEL: Spec = Spec {
-    node: 2,
-    name: "raphael",
-    version: 100_306,
-    simds: 4,
-    bus: 0x13,
-    minor: 129,
-    vram: 0.5,
-    visible: 0.5,
-    gtt: 31.0,
-};
 const STRIX_HALO: Spec = Spec {
     node: 1,
     name: "gfx1151",
@@ -88,7 +66,7 @@ fn problems(tree: &Tree) -> Vec<Finding> {
 
 #[test]
 fn a_desktop_with_a_card_and_a_ryzen_is_well_and_leaves_the_small_one_alone() {
-    let m = base().gpu(XTX).gpu(RAPHAEL).machine();
+    let m = base().gpu(NAVI31).gpu(RAPHAEL).machine();
     let all = examine(&m, BUILD);
     assert_eq!(worst(&all), Severity::Note, "{all:#?}");
     says(&found(&all, "gpu", Severity::Ok), &["gfx1100 (navi31) at 0000:03:00.0", "24.0 GiB", "1.5 GiB used"]);
@@ -110,7 +88,7 @@ fn a_ryzen_alone_is_too_small_and_one_without_kernels_is_named() {
         &obstacle(&m, no_igpu).expect("no kernels"),
         &["gfx1036 has no kernels in this build", "this one has gfx1100"],
     );
-    let both = base().gpu(XTX).gpu(RAPHAEL).machine();
+    let both = base().gpu(NAVI31).gpu(RAPHAEL).machine();
     assert_eq!(obstacle(&both, no_igpu), None);
     assert_eq!(worst(&examine(&both, no_igpu)), Severity::Note);
     // With kernels for the small one only, the large one is the problem.
@@ -161,7 +139,8 @@ fn strix_halo_may_take_more_memory_and_is_told_how() {
 fn a_server_with_eight_cards_lists_them_all() {
     let mut tree = base().with(&[("proc/meminfo", "MemTotal: 2113929216 kB\n")]);
     for n in 0..8 {
-        let gpu = Spec { node: 2 + n, name: "", version: 90_402, simds: 1216, bus: 5 + 16 * n, minor: 128 + n, ..XTX };
+        let gpu =
+            Spec { node: 2 + n, name: "", version: 90_402, simds: 1216, bus: 5 + 16 * n, minor: 128 + n, ..NAVI31 };
         tree = tree.gpu(Spec { vram: 192.0, visible: 192.0, gtt: 1008.0, ..gpu });
     }
     let m = tree.machine();
@@ -184,7 +163,13 @@ fn a_machine_without_a_gpu_has_no_problem() {
 
 /// A card whose driver is not loaded.
 fn driverless() -> Tree {
-    base().gpu(XTX).without("kfd").without("/driver").without("/drm/").without("mem_info").without("sys/module/amdgpu")
+    base()
+        .gpu(NAVI31)
+        .without("kfd")
+        .without("/driver")
+        .without("/drm/")
+        .without("mem_info")
+        .without("sys/module/amdgpu")
 }
 
 #[test]
@@ -207,11 +192,11 @@ fn a_driver_that_is_not_loaded_is_named_with_what_keeps_it() {
 
 #[test]
 fn a_container_without_the_device_is_told_how_to_get_it() {
-    let inside = base().gpu(XTX).without("dev/kfd").without("dev/dri").with(&[("run/.containerenv", "")]);
+    let inside = base().gpu(NAVI31).without("dev/kfd").without("dev/dri").with(&[("run/.containerenv", "")]);
     let all = problems(&inside);
     says(&all[0].line(), &["no /dev/kfd in this container", "--device /dev/kfd --device /dev/dri"]);
     // The device is there; its group has no name inside.
-    let group = base().gpu(XTX).with(&[
+    let group = base().gpu(NAVI31).with(&[
         ("run/.containerenv", ""),
         ("etc/passwd", "app:x:1000:1000::/:/bin/sh\n"),
         ("etc/group", "app:x:1000:\n"),
@@ -220,7 +205,7 @@ fn a_container_without_the_device_is_told_how_to_get_it() {
     let line = found(&examine(&group.machine(), BUILD), "permission", Severity::Problem);
     says(&line, &["app may not open /dev/kfd, /dev/dri/renderD128", "group 109", "--group-add 109"]);
     // Only /dev/kfd was passed in.
-    let half = base().gpu(XTX).without("dev/dri").with(&[("run/.containerenv", "")]);
+    let half = base().gpu(NAVI31).without("dev/dri").with(&[("run/.containerenv", "")]);
     says(
         &found(&examine(&half.machine(), BUILD), "permission", Severity::Problem),
         &["renderD128 is not there", "--device /dev/dri"],
@@ -229,7 +214,7 @@ fn a_container_without_the_device_is_told_how_to_get_it() {
 
 #[test]
 fn a_service_that_is_in_no_group_is_told_which() {
-    let tree = base().gpu(XTX).with(&[("etc/group", "video:x:44:ana\nrender:x:109:ana\nrocmforge:x:990:\n")]);
+    let tree = base().gpu(NAVI31).with(&[("etc/group", "video:x:44:ana\nrender:x:109:ana\nrocmforge:x:990:\n")]);
     let line = found(&examine(&tree.machine(), BUILD), "permission", Severity::Problem);
     says(&line, &["rocmforge may not open /dev/kfd, /dev/dri/renderD128 (group render, mode 0660)"]);
     says(&line, &["add it to the group: sudo usermod -aG render rocmforge, then sudo systemctl restart rocmforged"]);
@@ -243,7 +228,7 @@ fn a_service_that_is_in_no_group_is_told_which() {
 #[test]
 fn groups_that_came_after_the_login_need_a_new_one() {
     let late = "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nGroups:\t44 1000\n";
-    let tree = base().gpu(XTX).with(&[("proc/self/status", late)]);
+    let tree = base().gpu(NAVI31).with(&[("proc/self/status", late)]);
     let all = examine(&tree.machine(), BUILD);
     assert_eq!(worst(&all), Severity::Note, "the service may: {all:#?}");
     let note = found(&all, "permission", Severity::Note);
@@ -258,17 +243,18 @@ fn groups_that_came_after_the_login_need_a_new_one() {
 
 #[test]
 fn devices_of_root_alone_and_refusals_in_spite_of_the_mode_are_told_apart() {
-    let root = base().gpu(XTX).with(&[("dev/kfd", "0600 0 0")]);
+    let root = base().gpu(NAVI31).with(&[("dev/kfd", "0600 0 0")]);
     let line = found(&examine(&root.machine(), BUILD), "permission", Severity::Problem);
     says(&line, &["only root may open /dev/kfd", "udev/rules.d", "usermod -aG render rocmforge"]);
-    let mut m = base().gpu(XTX).machine();
+    let mut m = base().gpu(NAVI31).machine();
     m.gpu.kfd.as_mut().expect("it is there").opens = false;
     says(&obstacle(&m, BUILD).expect("refused"), &["by its mode", "DeviceAllow=char-kfd rw"]);
 }
 
 #[test]
 fn a_unit_that_keeps_the_devices_away_is_named_with_its_files() {
-    let with = |text: &str| base().gpu(XTX).with(&[("etc/systemd/system/rocmforged.service.d/hardening.conf", text)]);
+    let with =
+        |text: &str| base().gpu(NAVI31).with(&[("etc/systemd/system/rocmforged.service.d/hardening.conf", text)]);
     let unit = |text: &str| found(&examine(&with(text).machine(), BUILD), "unit", Severity::Problem);
     says(&unit("[Service]\nPrivateDevices=yes\n"), &["PrivateDevices=yes", "hardening.conf", "PrivateDevices=no"]);
     let line = unit("[Service]\nDeviceAllow=\nDeviceAllow=/dev/dri/renderD128 rw\n");
@@ -276,13 +262,13 @@ fn a_unit_that_keeps_the_devices_away_is_named_with_its_files() {
     says(&unit("[Service]\nDeviceAllow=\n"), &["char-kfd rw and DeviceAllow=char-drm rw"]);
     assert_eq!(problems(&with("[Service]\nDeviceAllow=\nDevicePolicy=auto\n")), []);
     // Inside such a cgroup the kernel hides the GPU's node itself.
-    let cgroup = base().gpu(XTX).without("nodes/1/properties");
+    let cgroup = base().gpu(NAVI31).without("nodes/1/properties");
     says(&obstacle(&cgroup.machine(), BUILD).expect("hidden"), &["hidden from this process", "char-drm"]);
 }
 
 #[test]
 fn a_runtime_that_is_missing_or_too_old_is_named_with_the_command() {
-    let none = base().gpu(XTX).without("libamdhip64");
+    let none = base().gpu(NAVI31).without("libamdhip64");
     says(
         &found(&problems(&none), "library", Severity::Problem),
         &["libamdhip64 not found", "apt install hip-runtime-amd"],
@@ -291,14 +277,14 @@ fn a_runtime_that_is_missing_or_too_old_is_named_with_the_command() {
     says(&found(&problems(&old), "library", Severity::Problem), &["is of HIP 5; 6 or later is needed"]);
     let m = old.machine_with(&[("ROCMFORGE_HIP_LIBRARY", "/gone.so")]);
     says(&found(&examine(&m, BUILD), "library", Severity::Problem), &["/gone.so", "unset ROCMFORGE_HIP_LIBRARY"]);
-    let two = base().gpu(XTX).with(&[("opt/rocm-7.0.0/.info/version", "7.0.0-38\n")]);
+    let two = base().gpu(NAVI31).with(&[("opt/rocm-7.0.0/.info/version", "7.0.0-38\n")]);
     says(&found(&examine(&two.machine(), BUILD), "rocm", Severity::Note), &["7.0.0-38", "6.4.1-83"]);
 }
 
 #[test]
 fn a_small_window_few_lanes_and_a_display_are_pointed_out() {
     let pci = "sys/bus/pci/devices/0000:03:00.0";
-    let tree = base().gpu(Spec { visible: 0.25, ..XTX }).gpu(RAPHAEL).with(&[
+    let tree = base().gpu(Spec { visible: 0.25, ..NAVI31 }).gpu(RAPHAEL).with(&[
         (&format!("{pci}/current_link_width"), "4\n"),
         (&format!("{pci}/drm/card1/card1-DP-1/status"), "connected\n"),
     ]);
@@ -311,7 +297,7 @@ fn a_small_window_few_lanes_and_a_display_are_pointed_out() {
 
 #[test]
 fn variables_that_hide_or_rename_gpus_are_said_with_what_they_do() {
-    let tree = base().gpu(XTX);
+    let tree = base().gpu(NAVI31);
     let with = |name: &str, value: &str| examine(&tree.machine_with(&[(name, value)]), BUILD);
     let warning = |name: &str, value: &str| found(&with(name, value), "environment", Severity::Warning);
     says(&warning("HIP_VISIBLE_DEVICES", "-1"), &["hides every GPU", "unset HIP_VISIBLE_DEVICES"]);
@@ -322,7 +308,7 @@ fn variables_that_hide_or_rename_gpus_are_said_with_what_they_do() {
     says(&strange, &["gfx90a", "no kernels here"]);
     says(&found(&with("HSA_OVERRIDE_GFX_VERSION", "11.0.0"), "environment", Severity::Note), &["changes nothing"]);
     // A chip without kernels of its own runs another's, and the daemon tries.
-    let other = base().gpu(Spec { version: 110_003, ..XTX });
+    let other = base().gpu(Spec { version: 110_003, ..NAVI31 });
     let m = other.machine_with(&[("HSA_OVERRIDE_GFX_VERSION", "11.0.0")]);
     assert_eq!(obstacle(&m, BUILD), None);
     says(&found(&examine(&m, BUILD), "environment", Severity::Warning), &["gfx1103", "runs the kernels of gfx1100"]);
@@ -339,7 +325,7 @@ fn cards_that_compute_has_no_use_for_are_listed_beside_those_it_has() {
     let pci = "sys/bus/pci/devices/0000:2b:00.0";
     let second = |driver: Option<&str>| {
         let mut tree =
-            base().gpu(XTX).with(&[(&format!("{pci}/vendor"), "0x1002"), (&format!("{pci}/class"), "0x030000")]);
+            base().gpu(NAVI31).with(&[(&format!("{pci}/vendor"), "0x1002"), (&format!("{pci}/class"), "0x030000")]);
         if let Some(driver) = driver {
             tree = tree.with(&[(&format!("{pci}/driver"), &format!("-> ../drivers/{driver}"))]);
         }

@@ -13,7 +13,7 @@ cxx=${ROCMFORGE_CLANG:-$(command -v clang++-19 || command -v clang++)}
 ptxas=${PTXAS:-$(command -v ptxas || true)}
 flags="-x cuda --cuda-device-only -nocudainc -nocudalib --cuda-gpu-arch=$arch -S -DRF_CUDA -std=c++17 -O3 -ffast-math -fhonor-infinities -fhonor-nans -I $prelude -I $here -Wall -Wextra -Wno-unused-function -Wno-unknown-cuda-version -Wno-pass-failed"
 mkdir -p "$out/obj"
-newest=$(find "$prelude" "$here" -name '*.h' -newer "$out/libamdhip64.so" 2>/dev/null || echo all)
+newest=$(find "$prelude" "$here" "$here/../hip.h" -name '*.h' -newer "$out/libamdhip64.so" 2>/dev/null || echo all)
 for source in "$kernels"/*.hip; do
   ptx=$out/obj/$(basename "$source" .hip).ptx
   if [ -n "$newest" ] || [ ! -e "$ptx" ] || [ "$source" -nt "$ptx" ]; then echo "$source $ptx"; fi

@@ -12,19 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define API extern "C" __attribute__((visibility("default")))
-
-// HIP's error codes; CUDA's are the same for everything that occurs here.
-enum Error : int {
-  SUCCESS = 0,
-  INVALID_VALUE = 1,
-  NO_DEVICE = 100,
-  INVALID_DEVICE = 101,
-  INVALID_IMAGE = 200,
-  NO_BINARY_FOR_GPU = 209,
-  NOT_FOUND = 500,
-  NOT_SUPPORTED = 801,
-};
+#include "../hip.h"
 
 // Remembers an error for hipGetLastError and returns it.
 int fail(int error);

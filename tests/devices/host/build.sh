@@ -13,7 +13,7 @@ flags="-std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -DRF_HOST -DRF_WAVE=$wave -I
 [ "$(uname -m)" = x86_64 ] && flags="$flags -mf16c -mfma"
 mkdir -p "$out/obj"
 # Objects are kept: only what is older than its source or any header is compiled again.
-newest=$(find "$prelude" "$here" -name '*.h' -newer "$out/libamdhip64.so" 2>/dev/null || echo all)
+newest=$(find "$prelude" "$here" "$here/../hip.h" -name '*.h' -newer "$out/libamdhip64.so" 2>/dev/null || echo all)
 objects=
 for source in "$kernels"/*.hip "$here"/*.cpp; do
   objects="$objects $out/obj/$(basename "$source").o"

@@ -3,7 +3,10 @@
 import numpy as np
 
 from hip import ceil_div
-from quants import CODED, FLOATS, FORMATS, ProductTest, pack, quantize_f16, random_rows, values
+from quants import CODED, FORMATS, ProductTest, pack, quantize_f16, random_rows, values
+
+# f32 weights go through gemv, whose products are as exact as they are.
+HALVES = ["f16", "bf16"]
 
 
 class Gemm(ProductTest):
@@ -28,18 +31,17 @@ class Gemm(ProductTest):
 
     def every(self, fmt):
         block = FORMATS[fmt][0]
-        lengths = [1, 40, 63, 257] if fmt in FLOATS else [block, 2 * block, 3 * block, 5 * block]
+        lengths = [1, 40, 63, 257] if fmt in HALVES else [block, 2 * block, 3 * block, 5 * block]
         shapes = [(1, 1), (70, 33), (129, 65), (300, 130)]
         for i, (k, (n, n_cols)) in enumerate(zip(lengths, shapes)):
             self.product(fmt, random_rows(self.rng, fmt, n, k), n_cols, i % 2 == 1, "")
-        if fmt in FLOATS:
+        if fmt in HALVES:
             self.changing(fmt)
 
     def test_weights_of_every_size(self):
         """From where f16 has few bits to where it has no number."""
-        for fmt in ["bf16", "f32"]:
-            for size in [1e-30, 1e-6, 1e7, 1e30]:
-                self.product(fmt, random_rows(self.rng, fmt, 20, 200, size), 5, False, f"size {size}")
+        for size in [1e-30, 1e-6, 1e7, 1e30]:
+            self.product("bf16", random_rows(self.rng, "bf16", 20, 200, size), 5, False, f"size {size}")
         for fmt in CODED:
             for size in [1e-5, 1e5]:
                 self.product(fmt, random_rows(self.rng, fmt, 20, 2 * FORMATS[fmt][0], size), 5, False, f"size {size}")
@@ -59,7 +61,7 @@ class Gemm(ProductTest):
         self.product(fmt, pack(fmt, w), 3, False, "sizes that change")
 
     def test_what_is_not_finite_stays_in_its_row_and_column(self):
-        for fmt in FLOATS:
+        for fmt in HALVES:
             w = self.normal(140, 100)
             w[3, 90], w[7, 5], w[131, 66] = np.nan, np.inf, -np.inf
             xh, xs = quantize_f16(self.activations(70, 100))
@@ -72,5 +74,5 @@ class Gemm(ProductTest):
             self.d.release()
 
 
-for _fmt in FLOATS + CODED:
+for _fmt in HALVES + CODED:
     setattr(Gemm, f"test_{_fmt}", lambda self, fmt=_fmt: self.every(fmt))

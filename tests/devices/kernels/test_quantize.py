@@ -68,35 +68,29 @@ class Quantize(ProductTest):
             self.assertEqual(np.isfinite(h * s[:, None]).all(-1).tolist(), [True, True, True, False, False, False])
         self.assertEqual(np.isfinite(s).tolist(), [True, True, True, False, False, False])
 
-    def test_norm_rms(self):
-        for i, (rows, k) in enumerate([(1, 32), (3, 96), (2, 1024), (2, 1056), (2, 4096), (3, 4128), (1, 8224)]):
+    def norms(self, name, shapes, make, check):
+        """The norm of rows, quantized, with weights and without, in f32 too and not."""
+        for i, (rows, k) in enumerate(shapes):
             x = self.normal(rows, k, scale=3)
             x[-1] *= 1e-3
             w = self.normal(k) if i % 2 == 0 else None
             y = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + EPS) * (1 if w is None else w)
             d_w = None if w is None else self.d.array(w)
             for out in [None, self.d.empty((rows, k))]:
-                xq, xd = self.q8(rows, k)
-                self.d.launch("norm_rms_q8", rows, 256, self.d.array(x), d_w, out, xq, xd, k, EPS)
-                self.check_q8(y, xq, xd, 2e-6, f"norm_rms_q8 {rows} x {k}")
+                values, scales = make(rows, k)
+                self.d.launch(name, rows, 256, self.d.array(x), d_w, out, values, scales, k, EPS)
+                check(y, values, scales, 2e-6, f"{name} {rows} x {k}")
                 if out:
-                    self.close(out.read(), y, 3e-6, "norm_rms_q8 in f32")
+                    self.close(out.read(), y, 3e-6, f"{name} in f32")
             self.d.release()
 
+    def test_norm_rms(self):
+        shapes = [(1, 32), (3, 96), (2, 1024), (2, 1056), (2, 4096), (3, 4128), (1, 8224)]
+        self.norms("norm_rms_q8", shapes, self.q8, self.check_q8)
+
     def test_norm_rms_f16(self):
-        for i, (rows, k) in enumerate([(1, 3), (3, 30), (2, 1024), (2, 1027), (3, 4128)]):
-            x = self.normal(rows, k, scale=3)
-            x[-1] *= 1e-3
-            w = self.normal(k) if i % 2 == 0 else None
-            y = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + EPS) * (1 if w is None else w)
-            d_w = None if w is None else self.d.array(w)
-            for out in [None, self.d.empty((rows, k))]:
-                xh, xs = self.f16(rows, k)
-                self.d.launch("norm_rms_f16", rows, 256, self.d.array(x), d_w, out, xh, xs, k, EPS)
-                self.check_f16(y, xh, xs, 2e-6, f"norm_rms_f16 {rows} x {k}")
-                if out:
-                    self.close(out.read(), y, 3e-6, "norm_rms_f16 in f32")
-            self.d.release()
+        shapes = [(1, 3), (3, 30), (2, 1024), (2, 1027), (3, 4128)]
+        self.norms("norm_rms_f16", shapes, self.f16, self.check_f16)
 
     def test_norm_keeps_nan_in_its_row(self):
         x = self.normal(3, 64)

@@ -42,27 +42,32 @@ fn parked_workers_wake_up() {
 #[test]
 fn an_idle_pool_uses_no_cpu() {
     let pool = pool(3);
-    pool.acquire().run(&|_| {});
+    let workers = Mutex::new(HashSet::new());
+    pool.acquire().run(&|worker| {
+        if worker.index() > 0 {
+            workers.lock().unwrap().insert(nix::unistd::gettid());
+        }
+    });
+    let workers = workers.into_inner().unwrap();
+    assert_eq!(workers.len(), 2);
     std::thread::sleep(Duration::from_millis(20));
-    let before = cpu_time();
+    let before = cpu_time(&workers);
     std::thread::sleep(Duration::from_millis(200));
-    let used = cpu_time() - before;
+    let used = cpu_time(&workers) - before;
     assert!(used < Duration::from_millis(20), "{used:?} in 200 ms");
 }
 
-/// CPU time of this process. Other tests share the process under `cargo test`, so the threads
-/// of the pool are what counts: those named after it.
-fn cpu_time() -> Duration {
-    let mut ticks = 0;
-    for task in std::fs::read_dir("/proc/self/task").unwrap() {
-        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
-        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-        if name.contains("cpu-worker") {
-            let fields: Vec<u64> = rest.split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
-            ticks += fields[11] + fields[12];
-        }
-    }
-    Duration::from_millis(ticks * 10)
+/// CPU time of these threads. Other threads that are named alike do not count: under `cargo test`
+/// other tests have pools at work in this process.
+fn cpu_time(threads: &HashSet<Pid>) -> Duration {
+    let ticks = |thread: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+        let (_, rest) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        // In user mode and in the kernel.
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    Duration::from_millis(threads.iter().map(ticks).sum::<u64>() * 10)
 }
 
 #[test]

@@ -132,6 +132,16 @@ macro_rules! dot {
         })
     };
 }
+
+/// [`fma16`] of both halves of each lane.
+fn fma_pairs(a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
+    std::array::from_fn(|l| {
+        let lo = fma16(a[l] as u16, b[l] as u16, c[l] as u16);
+        let hi = fma16((a[l] >> 16) as u16, (b[l] >> 16) as u16, (c[l] >> 16) as u16);
+        u32::from(lo) | u32::from(hi) << 16
+    })
+}
+
 /// Two 16-bit products and an f32.
 macro_rules! dot2 {
     ($f:expr, $c:expr) => {
@@ -166,24 +176,12 @@ pub fn lookup(name: &str) -> Option<Exec> {
         "v_pk_max_f16" => pk2!(f32::max),
         "v_pk_fma_f16" => exec!(|w, i, _c| {
             let (a, b, c) = (pair(w, i, 0, true), pair(w, i, 1, true), pair(w, i, 2, true));
-            let mut out = [0u32; 32];
-            for l in 0..32 {
-                let lo = fma16(a[l] as u16, b[l] as u16, c[l] as u16);
-                let hi = fma16((a[l] >> 16) as u16, (b[l] >> 16) as u16, (c[l] >> 16) as u16);
-                out[l] = u32::from(lo) | u32::from(hi) << 16;
-            }
-            w.put(usize::from(i.o[0].reg), &out);
+            w.put(usize::from(i.o[0].reg), &fma_pairs(&a, &b, &c));
             Step::Next
         }),
         "v_pk_fmac_f16" => exec!(|w, i, _c| {
             let (a, b, c) = (w.raw(&i.o[1], 0), w.raw(&i.o[2], 0), w.raw(&i.o[0], 0));
-            let mut out = [0u32; 32];
-            for l in 0..32 {
-                let lo = fma16(a[l] as u16, b[l] as u16, c[l] as u16);
-                let hi = fma16((a[l] >> 16) as u16, (b[l] >> 16) as u16, (c[l] >> 16) as u16);
-                out[l] = u32::from(lo) | u32::from(hi) << 16;
-            }
-            w.put(usize::from(i.o[0].reg), &out);
+            w.put(usize::from(i.o[0].reg), &fma_pairs(&a, &b, &c));
             Step::Next
         }),
         "v_pk_add_u16" | "v_pk_add_i16" => pki2!(|a: u32, b: u32| a.wrapping_add(b)),
