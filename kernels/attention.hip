@@ -190,54 +190,75 @@ template <u32 D> struct Split {
 };
 
 // Queries of n rows to LDS, times the scale, and the last of them again up to `rows`; rotated, and with this token's key
-// and value as the cache has them, if they are fresh. Then `block`, if it is not 0, gets both, too.
+// and value as the cache has them, if they are fresh. Then `block`, if it is not 0, gets both, too. All loads are on
+// their way together, half of the threads having every second row.
 template <class T, u32 D>
 RF_DEV void load_rows(const Fresh& a, const Layer& layer, u32 position, u32 n, u32 rows, u64 block, float* to) {
-  const u32 dim = layer.head_dim, n_rot = a.k ? a.n_rot : 0, all = a.k ? rows + 1 : rows;
+  constexpr u32 MOST = 5, VALUES = D > 128 ? 2 : 1;
+  const u32 dim = layer.head_dim, n_rot = a.k ? a.n_rot : 0, all = a.k ? rows + 1 : rows, half = tid_x() / 64;
+  float value[VALUES];
+#pragma unroll
+  for (u32 j = 0; j < VALUES; j++) value[j] = a.k && tid_x() + 128 * j < layer.head_dim_v ? a.v[tid_x() + 128 * j] : 0.f;
   T* to_k = global_at<T>(block + layer.off_k) + position % 32 * dim;
-  const auto from = [&](u32 r) { return r < rows ? a.q + (r < n ? r : n - 1) * dim : a.k; };
-  const auto put = [&](u32 r, u32 i, float x) {
+  const auto from = [&](u32 j) {
+    const u32 r = half + 2 * j < all ? half + 2 * j : all - 1;
+    return r < rows ? a.q + (r < n ? r : n - 1) * dim : a.k;
+  };
+  const auto put = [&](u32 j, u32 i, float x) {
+    const u32 r = half + 2 * j;
     if (r < rows) {
       to[r * D + i] = x * a.scale;
-    } else {
+    } else if (r < all) {
       to[8 * D + i] = (float)(T)x;
       if (block) to_k[i] = (T)x;
     }
   };
 #pragma unroll 1
   for (u32 i = tid_x() % 64; i < n_rot / 2; i += 64) {
-    const f2 turn = turn_at(a.freqs[i], (float)position, a.mscale);
     const u2 at = pair_at(i, n_rot, a.pairs);
-#pragma unroll 1
-    for (u32 r = tid_x() / 64; r < all; r += 2) {
-      const f2 y = turned(from(r)[at[0]], from(r)[at[1]], turn);
-      put(r, at[0], y[0]), put(r, at[1], y[1]);
+    f2 x[MOST];
+#pragma unroll
+    for (u32 j = 0; j < MOST; j++) x[j] = (f2){from(j)[at[0]], from(j)[at[1]]};
+    const f2 turn = turn_at(a.freqs[i], (float)position, a.mscale);
+#pragma unroll
+    for (u32 j = 0; j < MOST; j++) {
+      const f2 y = turned(x[j][0], x[j][1], turn);
+      put(j, at[0], y[0]), put(j, at[1], y[1]);
     }
   }
 #pragma unroll 1
-  for (u32 i = n_rot + tid_x() % 64; i < dim; i += 64)
-#pragma unroll 1
-    for (u32 r = tid_x() / 64; r < all; r += 2) put(r, i, from(r)[i]);
-  if (a.k) {
-    T* to_v = global_at<T>(block + layer.off_v) + position % 32 * layer.head_dim_v;
-#pragma unroll 1
-    for (u32 i = tid_x(); i < layer.head_dim_v; i += 128) {
-      to[9 * D + i] = (float)(T)a.v[i];
-      if (block) to_v[i] = (T)a.v[i];
-    }
+  for (u32 i = n_rot + tid_x() % 64; i < dim; i += 64) {
+    float x[MOST];
+#pragma unroll
+    for (u32 j = 0; j < MOST; j++) x[j] = from(j)[i];
+#pragma unroll
+    for (u32 j = 0; j < MOST; j++) put(j, i, x[j]);
+  }
+  if (!a.k) return;
+  T* to_v = global_at<T>(block + layer.off_v) + position % 32 * layer.head_dim_v;
+#pragma unroll
+  for (u32 j = 0; j < VALUES; j++) {
+    const u32 i = tid_x() + 128 * j;
+    if (i >= layer.head_dim_v) break;
+    to[9 * D + i] = (float)(T)value[j];
+    if (block) to_v[i] = (T)value[j];
   }
 }
 
 // What rows have seen after this token's own key, which is in LDS, by one team.
 template <u32 D, u32 R> RF_DEV void begin_with_own(const Layer& layer, const float* q, Rows<D, R>& rows) {
+  float s[R];
+#pragma unroll
+  for (u32 r = 0; r < R; r++) s[r] = 0.f;
+#pragma unroll 1
+  for (u32 i = lane(); i < layer.head_dim; i += 32)
+#pragma unroll
+    for (u32 r = 0; r < R; r++) s[r] = rf_fma(q[r * D + i], q[8 * D + i], s[r]);
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
-    float score = 0.f;
-#pragma unroll 1
-    for (u32 i = lane(); i < layer.head_dim; i += 32) score = rf_fma(q[r * D + i], q[8 * D + i], score);
-    score = team_sum(score);
-    if (layer.softcap != 0.f) score = layer.softcap * rf_tanh(score / layer.softcap);
-    rows.top[r] = score, rows.sum[r] = lane() == 0 ? 1.f : 0.f;
+    const float score = team_sum(s[r]);
+    rows.top[r] = layer.softcap != 0.f ? layer.softcap * rf_tanh(score / layer.softcap) : score;
+    rows.sum[r] = lane() == 0 ? 1.f : 0.f;
 #pragma unroll
     for (u32 j = 0; j < D / 64; j++) {
       const u32 pair = 2 * lane() + 64 * j;
@@ -261,11 +282,11 @@ RF_DEV void put_result(const Result& to, u64 row, u32 i, f4 v, bool mine) {
   if (i % 32 == 0) to.xd[at / 32] = (f2){q.d, q.s};
 }
 
-// A block's n rows over the part's keys, up to `position`: to the result if that is all keys, else
-// into `part`, [rows][n_split][D + 2]: the result still to be divided, top and sum. n is at most R; what is above
-// repeats the last row. `end` is behind the last block of keys; `own`: with the key in LDS.
+// A block's n rows over the part's keys, up to `position`: to the result if that is all keys, else into `part`,
+// [rows][n_split][D + 2]: the result still to be divided, top and sum. n is at most R; what is above repeats the last
+// row. The team's blocks of keys are b, at `block`, and every 4 * n_split-th before `end`; `own`: and the key in LDS.
 template <class T, u32 D, u32 R>
-RF_DEV void split_rows(const Layer& layer, u32 position, u32 end, bool own, u32 n, u32 n_split,
+RF_DEV void split_rows(const Layer& layer, u32 position, u32 b, u64 block, u32 end, bool own, u32 n, u32 n_split,
                        const Split<D>& lds) {
   // What fits into 32 registers, half of that with many rows or where a wave is two teams.
   constexpr u32 BYTES = D * (u32)sizeof(T), FIT = 16 * 256 / (BYTES > 256 ? BYTES : 256);
@@ -275,13 +296,11 @@ RF_DEV void split_rows(const Layer& layer, u32 position, u32 end, bool own, u32 
 #pragma unroll
   for (u32 r = 0; r < R; r++) rows.position[r] = position;
   const u32 step = 4 * n_split;
-  u32 b = first_visible(position, layer.window) / 32 + bid_z() * 4 + team();
-  // Addresses come one block ahead, the first with the queries.
-  u64 block = b < end ? layer.table[b] : 0;
   barrier();
-  if (own && team() == 0) begin_with_own<D, R>(layer, lds.queries, rows);
+  if (own && team() == 3) begin_with_own<D, R>(layer, lds.queries, rows);
 #pragma unroll 1
   while (b < end) {
+    // Addresses come one block ahead, the first with the queries.
     const u64 next = b + step < end ? layer.table[b + step] : 0;
     attend_block<T, D, R, AHEAD>(layer, block, b, lds.queries, lds.p + team() * R * 8, rows);
     block = next, b += step;
@@ -377,10 +396,8 @@ RF_DEV void split(Fresh a, float* part, Result to, u32* ended, const Span* spans
     a.k += ((u64)span.start * n_head_kv + head) * head_dim;
     a.v += ((u64)span.start * n_head_kv + head) * to.dim;
   }
-  // The part that has the first keys takes the token's own, too.
-  const bool own = a.k && bid_z() == 0;
-  const u64 block = own && first == 0 ? layer.table[span.pos / 32] : 0;
-  load_rows<T, D>(a, layer, span.pos, n, n == 1 ? 1 : n <= 4 ? 4 : 8, block, lds.queries);
+  // The last team of the last part takes the token's own key: it has the fewest others.
+  const bool own = a.k && bid_z() == n_split - 1;
   // What the cache has, of which the token's own key is not part; the window has it.
   u32 position = span.pos, end = position / 32 + 1;
   if (a.k) {
@@ -388,9 +405,12 @@ RF_DEV void split(Fresh a, float* part, Result to, u32* ended, const Span* spans
     position--;
     if (window) layer.window--;
   }
-  if (n == 1) split_rows<T, D, 1>(layer, position, end, own, n, n_split, lds);
-  else if (n <= 4) split_rows<T, D, 4>(layer, position, end, own, n, n_split, lds);
-  else split_rows<T, D, 8>(layer, position, end, own, n, n_split, lds);
+  const u32 b = first_visible(position, layer.window) / 32 + bid_z() * 4 + team();
+  const u64 block = b < end ? layer.table[b] : 0, tail = own && first == 0 ? layer.table[span.pos / 32] : 0;
+  load_rows<T, D>(a, layer, span.pos, n, n == 1 ? 1 : n <= 4 ? 4 : 8, tail, lds.queries);
+  if (n == 1) split_rows<T, D, 1>(layer, position, b, block, end, own, n, n_split, lds);
+  else if (n <= 4) split_rows<T, D, 4>(layer, position, b, block, end, own, n, n_split, lds);
+  else split_rows<T, D, 8>(layer, position, b, block, end, own, n, n_split, lds);
   if (n_split > 1 && last_block(ending->ended, n_split, last)) join<D>(*ending, n, n_split);
 }
 

@@ -20,8 +20,10 @@ const NAP_PART: u32 = 64;
 /// Longest nap.
 const NAP_MAX: Duration = Duration::from_millis(1);
 /// A step like the last one is expected to take as long, give or take this part of it but no more
-/// than [`SPIN`]: then it is waited for without naps, which end late.
-const EXPECT_PART: u32 = 16;
+/// than [`EXPECT_MAX`]: then it is waited for without naps, which end late by 50 to 100 us.
+const EXPECT_PART: u32 = 8;
+/// See [`EXPECT_PART`].
+const EXPECT_MAX: Duration = Duration::from_micros(300);
 
 /// The step in flight.
 #[derive(Debug, Default)]
@@ -46,7 +48,7 @@ impl Flight {
             return None;
         }
         let alike = self.last.filter(|(key, _)| Some(*key) == self.key);
-        let nap = match alike.map(|(_, took)| (took, (took / EXPECT_PART).min(SPIN))) {
+        let nap = match alike.map(|(_, took)| (took, (took / EXPECT_PART).min(EXPECT_MAX))) {
             Some((took, about)) if taken < took - about => took - about - taken,
             Some((took, about)) if taken < took + about => return None,
             _ => taken / NAP_PART,
@@ -168,15 +170,15 @@ mod tests {
         // Nothing is known: a 64th of the time taken, and no nap at first.
         assert_eq!([100, 199, 200, 6400].map(|t| flight.nap(us(t))), [None, None, Some(us(200) / 64), Some(us(100))]);
         assert_eq!(flight.nap(Duration::from_secs(5)), Some(NAP_MAX));
-        // The last one like it took 1.6 ms: within a sixteenth there are no naps.
+        // The last one like it took 1.6 ms: within an eighth there are no naps.
         flight.end(us(1600));
         flight.key = graphs.key(1, 1, 1, 10);
-        assert_eq!([199, 600, 1400].map(|t| flight.nap(us(t))), [None, Some(us(900)), Some(us(100))]);
-        assert_eq!([1500, 1699].map(|t| flight.nap(us(t))), [None, None]);
-        assert_eq!(flight.nap(us(1700)), Some(us(1700) / 64));
+        assert_eq!([199, 600, 1300].map(|t| flight.nap(us(t))), [None, Some(us(800)), Some(us(100))]);
+        assert_eq!([1400, 1799].map(|t| flight.nap(us(t))), [None, None]);
+        assert_eq!(flight.nap(us(1800)), Some(us(1800) / 64));
         // Nobody spins for long, and nobody sleeps for long.
         flight.last = flight.key.map(|key| (key, us(64_000)));
-        assert_eq!([1000, 63_800, 64_199].map(|t| flight.nap(us(t))), [Some(NAP_MAX), None, None]);
+        assert_eq!([1000, 63_700, 64_299].map(|t| flight.nap(us(t))), [Some(NAP_MAX), None, None]);
         // Another kind of step took something else.
         flight.key = graphs.key(2, 2, 2, 10);
         assert_eq!(flight.nap(us(63_900)), Some(us(63_900) / 64));
