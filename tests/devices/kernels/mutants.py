@@ -46,7 +46,7 @@ MUTANTS = [
     ("attention.hip", "acc = acc * shrink +", "acc = acc +", "attention"),
     ("attention.hip", "if (n_split == 1) {", "if (n_split <= 2) {", "attention"),
     ("attention.hip", "lane(), 32);\n  }\n  team_sync();", "lane(), 32);\n  }", "attention"),
-    ("attention.hip", "seen = at < lo ? lo : at > hi ? hi : at", "seen = at", "attention"),
+    ("attention.hip", "seen = at < lo ? lo : at > hi ? hi : at", "seen = at + 0 * (lo + hi)", "attention"),
     ("attention.hip", "if (i % 32 == 0) to.xd", "if (i == 0) to.xd", "attention"),
     ("paged.h", "position >= window ? position + 1 - window", "position >= window ? position - window", "attention"),
     ("attention.hip", "key > position ||", "key > position + 1 ||", "attention"),
