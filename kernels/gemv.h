@@ -119,9 +119,10 @@ template <u32 C> RF_DEV float pick(const float (&v)[C]) {
   return mine;
 }
 
-template <class F, u32 C> RF_DEV void gemv(const GemvArgs& a) {
+// By block `block` of those for the rows.
+template <class F, u32 C> RF_DEV void gemv(const GemvArgs& a, u32 block) {
   constexpr u32 R = gemv_team_rows<F>(C);
-  const u32 n = a.n0 + a.n1 + a.n2, row = (bid_x() * 4 + team()) * R;
+  const u32 n = a.n0 + a.n1 + a.n2, row = (block * 4 + team()) * R;
   if (row >= n) return;  // whole teams leave
   GemvTarget t[R];
   const u8* rows[R];
@@ -141,9 +142,9 @@ template <class F, u32 C> RF_DEV void gemv(const GemvArgs& a) {
 }
 
 // The four teams of a block share a row: for matrices with too few rows to fill the card.
-template <class F, u32 C> RF_DEV void gemv_k4(const GemvArgs& a) {
+template <class F, u32 C> RF_DEV void gemv_k4(const GemvArgs& a, u32 block) {
   RF_SHARED(float, part, 4 * C);
-  const GemvTarget t = gemv_target(a, bid_x());
+  const GemvTarget t = gemv_target(a, block);
   const u8* const rows[1] = {t.w + t.row * F::row_bytes(a.k)};
   float acc[1][C];
   gemv_rows<F, C, 1, 128>(rows, gemv_columns<F, C>(a.x, a.xd, a.k, a.n_cols), a.k, tid_x(), acc);
@@ -153,6 +154,20 @@ template <class F, u32 C> RF_DEV void gemv_k4(const GemvArgs& a) {
   barrier();
   const u32 c = tid_x();
   if (c < a.n_cols) gemv_store(t, a.r0, c, part[c] + part[C + c] + part[2 * C + c] + part[3 * C + c]);
+}
+
+// The last matrix in another format, G: its rows have blocks of their own, behind the others'.
+template <class F, class G, u32 C, bool K4> RF_DEV void gemv_two(const GemvArgs& a, u32 block) {
+  const u32 n = a.n0 + a.n1, others = K4 ? n : (n + 3) / 4;
+  const GemvArgs first = {a.w0, a.w1, nullptr, a.y0, a.y1, nullptr, a.b0, a.b1, nullptr, a.r0, a.n0, a.n1, 0, a.k, a.x, a.xd, a.n_cols};
+  const GemvArgs last = {a.w2, nullptr, nullptr, a.y2, nullptr, nullptr, a.b2, nullptr, nullptr, nullptr, a.n2, 0, 0, a.k, a.x, a.xd, a.n_cols};
+  if constexpr (K4) {
+    if (block < others) gemv_k4<typename F::Narrow, C>(first, block);
+    else gemv_k4<typename G::Narrow, C>(last, block - others);
+  } else {
+    if (block < others) gemv<F, C>(first, block);
+    else gemv<G, C>(last, block - others);
+  }
 }
 
 // y = act(gate * x) * (up * x), act 0 SiLU, 1 GELU (tanh).
@@ -187,7 +202,7 @@ RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const
   RF_KERNEL RF_BOUNDS(128) void gemv_##fmt##_c##C##suffix(                                                           \
       const u8* w0, const u8* w1, const u8* w2, float* y0, float* y1, float* y2, const float* b0, const float* b1,   \
       const float* b2, const float* r0, u32 n0, u32 n1, u32 n2, u32 k, const void* xq, const f2* xd, u32 n_cols) {   \
-    __VA_ARGS__(GemvArgs{w0, w1, w2, y0, y1, y2, b0, b1, b2, r0, n0, n1, n2, k, xq, xd, n_cols});                      \
+    __VA_ARGS__(GemvArgs{w0, w1, w2, y0, y1, y2, b0, b1, b2, r0, n0, n1, n2, k, xq, xd, n_cols}, bid_x());             \
   }                                                                                                                  \
   RF_REGISTER(gemv_##fmt##_c##C##suffix)
 #define GEMV_GLU_KERNEL(fmt, F, C)                                                                                   \
@@ -202,3 +217,12 @@ RF_DEV void gemv_glu(const u8* gate, const u8* up, float* y, u32 n, u32 k, const
   GEMV_GLU_KERNEL(fmt, F, C)
 #define GEMV_FORMAT(fmt, F) \
   GEMV_COLUMNS(fmt, F, 1) GEMV_COLUMNS(fmt, F, 2) GEMV_COLUMNS(fmt, F, 4) GEMV_COLUMNS(fmt, F::Narrow, 8)
+
+#define GEMV_TWO_COLUMNS(fmt, F, G, C)                \
+  GEMV_KERNEL(fmt, C, , gemv_two<F, G, C, false>) \
+  GEMV_KERNEL(fmt, C, _k4, gemv_two<F, G, C, true>)
+#define GEMV_TWO_FORMATS(fmt, F, G) \
+  GEMV_TWO_COLUMNS(fmt, F, G, 1)    \
+  GEMV_TWO_COLUMNS(fmt, F, G, 2)    \
+  GEMV_TWO_COLUMNS(fmt, F, G, 4)    \
+  GEMV_TWO_COLUMNS(fmt, F::Narrow, G::Narrow, 8)

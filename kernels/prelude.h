@@ -76,6 +76,19 @@ RF_DEV void team_sync() {
 // The threads of a wave, likewise.
 RF_DEV void wave_sync() { team_sync(); }
 
+// Whether this block is the last of `of` blocks that come here with `counter`, which is zero before and after. What
+// the others wrote before they came is visible to it. `last` is one word of LDS.
+RF_DEV bool last_block(u32* counter, u32 of, u32* last) {
+  // Every thread's stores are where all of the card sees them before the block counts.
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent");
+  barrier();
+  if (tid_x() == 0) *last = __builtin_amdgcn_atomic_inc32(counter, of - 1, __ATOMIC_RELAXED, "agent") == of - 1;
+  barrier();
+  if (!*last) return false;
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
+  return true;
+}
+
 // ---- Across the lanes of a team --------------------------------------------------------------
 
 RF_DEV u32 bits(float x) { return __builtin_bit_cast(u32, x); }

@@ -28,10 +28,9 @@ const MATRIX: &[(&[&str], &str)] = &[
 
 const LIMITS: &[Limit] = &[
     Limit { kernels: "", vgprs: (64, 64), lds: 1024, must: &[] },
-    Limit { kernels: "attend_split_", vgprs: (256, 288), lds: 30 << 10, must: &[] },
+    Limit { kernels: "attend_split_", vgprs: (256, 288), lds: 31 << 10, must: &[] },
     Limit { kernels: "attend_tile_", vgprs: (176, 256), lds: 20 << 10, must: &[] },
     Limit { kernels: "attend_mma_", vgprs: (248, 256), lds: 48 << 10, must: MATRIX },
-    Limit { kernels: "attend_combine_", vgprs: (48, 48), lds: 0, must: &[] },
     Limit { kernels: "embed_", vgprs: (128, 128), lds: 0, must: &[] },
     Limit { kernels: "gemv_", vgprs: (192, 256), lds: 16 << 10, must: &[] },
     Limit { kernels: "gemv_q", vgprs: (192, 256), lds: 16 << 10, must: DOT4 },

@@ -3,10 +3,11 @@
 use super::Options;
 use super::device::Device;
 use super::inputs::Inputs;
-use super::lower::attention_capacity;
+use super::lower::{attention_blocks, attention_capacity};
 use super::memory::{Arena, Region};
 use super::places::{Place, Places};
 use super::program::{GEMV_MAX, Target};
+use super::stream::Stream;
 use crate::backend::BackendError;
 use crate::base::limits::GPU_SPLITS_MAX;
 use crate::plan::Plan;
@@ -24,6 +25,7 @@ pub struct Layout {
     halves: Place,
     half_scales: Place,
     parts: Place,
+    ended: Place,
     arrays: Place,
     places: Places,
 }
@@ -46,6 +48,7 @@ impl Layout {
             halves: places.add((many * packed * 2) as u64),
             half_scales: places.add(4 * many as u64),
             parts: places.add(parts_bytes(plan, options.max_spans.min(options.max_tokens), units)),
+            ended: places.add(ended_bytes(plan, options.max_spans.min(options.max_tokens))),
             arrays: places.add(inputs.bytes() as u64),
             places,
         }
@@ -64,6 +67,7 @@ impl Layout {
             Target::F16Values => self.halves,
             Target::F16Scales => self.half_scales,
             Target::Parts => self.parts,
+            Target::Ended => self.ended,
             _ => return None,
         })
     }
@@ -102,6 +106,15 @@ fn parts_bytes(plan: &Plan, n_q: usize, units: u32) -> u64 {
     most
 }
 
+/// Bytes of the counters of a step of up to `n_q` single tokens.
+fn ended_bytes(plan: &Plan, n_q: usize) -> u64 {
+    let blocks = |op: &Op| match op {
+        Op::Attention(a) => attention_blocks(a.n_head as u32, plan.caches[a.cache.0 as usize].n_head_kv as u32),
+        _ => 0,
+    };
+    4 * n_q as u64 * u64::from(plan.ops.iter().map(blocks).max().unwrap_or(0))
+}
+
 /// Keys that one part has at least: fewer are not worth the second pass.
 pub const PART_KEYS: u32 = 128;
 /// Blocks for each compute unit that fill a device.
@@ -126,8 +139,10 @@ impl Buffers {
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
-    pub fn new(device: &Device, layout: Layout) -> Result<Self, BackendError> {
+    pub fn new(device: &Device, layout: Layout, stream: &mut Stream) -> Result<Self, BackendError> {
         let arena = Arena::new(device, &layout.places, "activations")?;
+        // What kernels leave as zeros.
+        stream.clear(arena.region(layout.ended)).map_err(|e| device.error(e, 0, "activations"))?;
         Ok(Self { layout, arena })
     }
 
@@ -171,8 +186,8 @@ mod tests {
             places.add((4 * s.width * rows(s.rows)) as u64);
         }
         // All weights are F32: nothing is quantized, but each absent array has an address.
-        let parts = 64 * 2 * (64 + 2) * 4;
-        for bytes in [0, 0, 0, 4 * 20, parts, inputs.bytes() as u64] {
+        let (parts, ended) = (64 * 2 * (64 + 2) * 4, 4 * 3);
+        for bytes in [0, 0, 0, 4 * 20, parts, ended, inputs.bytes() as u64] {
             places.add(bytes);
         }
         assert_eq!(layout.bytes(), places.bytes());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::HipBackend;
 use super::buffers::splits;
-use super::graphs::{bucket, bucket_keys};
+use super::graphs::{Key, bucket, bucket_keys};
 use super::program::{Numbers, Target};
 use super::sys::HipError;
 use crate::backend::BackendError;
@@ -19,18 +19,47 @@ const SPIN: Duration = Duration::from_micros(200);
 const NAP_PART: u32 = 64;
 /// Longest nap.
 const NAP_MAX: Duration = Duration::from_millis(1);
+/// A step like the last one is expected to take as long, give or take this part of it but no more
+/// than [`EXPECT_MAX`]: then it is waited for without naps, which end late by 50 to 100 us.
+const EXPECT_PART: u32 = 8;
+/// See [`EXPECT_PART`].
+const EXPECT_MAX: Duration = Duration::from_micros(300);
 
 /// The step in flight.
 #[derive(Debug, Default)]
 pub struct Flight {
     since: Option<Instant>,
     outputs: usize,
+    /// The recording that the step takes.
+    key: Option<Key>,
+    /// The recording that the last step took, and how long that was.
+    last: Option<(Key, Duration)>,
 }
 
 impl Flight {
     /// Outputs of the last step.
     pub fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// How long to sleep before the next question, if the step has taken so long.
+    fn nap(&self, taken: Duration) -> Option<Duration> {
+        if taken < SPIN {
+            return None;
+        }
+        let alike = self.last.filter(|(key, _)| Some(*key) == self.key);
+        let nap = match alike.map(|(_, took)| (took, (took / EXPECT_PART).min(EXPECT_MAX))) {
+            Some((took, about)) if taken < took - about => took - about - taken,
+            Some((took, about)) if taken < took + about => return None,
+            _ => taken / NAP_PART,
+        };
+        Some(nap.min(NAP_MAX))
+    }
+
+    /// The step has ended.
+    fn end(&mut self, taken: Duration) {
+        self.since = None;
+        self.last = self.key.take().map(|key| (key, taken));
     }
 }
 
@@ -50,6 +79,7 @@ impl HipBackend {
         let filled = self.inputs.fill(self.arrays.bytes_mut(), batch, |group, block| caches[group].address(block))?;
         let since = Instant::now();
         self.flight.outputs = batch.outputs.len();
+        self.flight.key = None;
         if !batch.tokens.is_empty() {
             // The numbers from which parts are made are those of the bucket: a recording fits all.
             let keys = bucket_keys(bucket(filled.keys));
@@ -82,6 +112,7 @@ impl HipBackend {
                 }
                 if let Some(graph) = self.graphs.get(key) {
                     self.stream.replay(graph).map_err(failed)?;
+                    self.flight.key = Some(key);
                     recorded = true;
                 }
             }
@@ -114,22 +145,51 @@ impl HipBackend {
                 if now >= deadline {
                     return Ok(false);
                 }
-                let taken = now - since;
-                if taken < SPIN {
-                    std::thread::yield_now();
-                } else {
-                    std::thread::sleep((taken / NAP_PART).min(NAP_MAX).min(deadline - now));
+                match self.flight.nap(now - since) {
+                    Some(nap) => std::thread::sleep(nap.min(deadline - now)),
+                    None => std::thread::yield_now(),
                 }
             };
             self.arrays.take_back(done);
             self.given.take_back(done);
             self.logits.take_back(done);
         }
-        self.flight.since = None;
+        self.flight.end(since.elapsed());
         let rows = self.logits.floats(self.flight.outputs * self.plan.n_vocab);
         match rows.chunks_exact(self.plan.n_vocab).position(|row| !all_finite(self.tier, row)) {
             Some(output) => Err(BackendError::NotFinite { output }),
             None => Ok(true),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::graphs::Graphs;
+    use super::*;
+
+    #[test]
+    fn naps_end_before_a_step_is_expected_to() {
+        let graphs = Graphs::default();
+        let us = Duration::from_micros;
+        let mut flight = Flight { key: graphs.key(1, 1, 1, 10), ..Flight::default() };
+        // Nothing is known: a 64th of the time taken, and no nap at first.
+        assert_eq!([100, 199, 200, 6400].map(|t| flight.nap(us(t))), [None, None, Some(us(200) / 64), Some(us(100))]);
+        assert_eq!(flight.nap(Duration::from_secs(5)), Some(NAP_MAX));
+        // The last one like it took 1.6 ms: within an eighth there are no naps.
+        flight.end(us(1600));
+        flight.key = graphs.key(1, 1, 1, 10);
+        assert_eq!([199, 600, 1300].map(|t| flight.nap(us(t))), [None, Some(us(800)), Some(us(100))]);
+        assert_eq!([1400, 1799].map(|t| flight.nap(us(t))), [None, None]);
+        assert_eq!(flight.nap(us(1800)), Some(us(1800) / 64));
+        // Nobody spins for long, and nobody sleeps for long.
+        flight.last = flight.key.map(|key| (key, us(64_000)));
+        assert_eq!([1000, 63_700, 64_299].map(|t| flight.nap(us(t))), [Some(NAP_MAX), None, None]);
+        // Another kind of step took something else.
+        flight.key = graphs.key(2, 2, 2, 10);
+        assert_eq!(flight.nap(us(63_900)), Some(us(63_900) / 64));
+        flight.key = None;
+        flight.end(us(10));
+        assert_eq!(flight.last, None);
     }
 }

@@ -8,7 +8,7 @@ mod attention;
 mod linear;
 mod uses;
 
-pub use self::attention::capacity as attention_capacity;
+pub use self::attention::{blocks as attention_blocks, capacity as attention_capacity};
 use self::uses::Uses;
 use super::program::{Arg, Dim, Extent, Launch, Mode, Program, Segment, Target};
 use crate::backend::BackendError;
@@ -134,7 +134,12 @@ impl<'a> Lowering<'a> {
 
     /// The op after the one at hand, if it is in the segment.
     fn next(&self) -> Option<&'a Op> {
-        let next = self.op + 1;
+        self.after(self.op)
+    }
+
+    /// The op after `op`, if it is in the segment.
+    fn after(&self, op: usize) -> Option<&'a Op> {
+        let next = op + 1;
         if next < self.end { self.plan.ops.get(next) } else { None }
     }
 
@@ -228,7 +233,7 @@ impl<'a> Lowering<'a> {
             Op::Scale { x, factor } => self.in_place("scale_rows", *x, *factor),
             Op::Softcap { x, cap } => self.in_place("softcap_rows", *x, *cap),
             Op::Store { cache, slot, k, v } => self.store(*cache, *slot, *k, *v),
-            Op::Attention(a) => self.attention(a),
+            Op::Attention(a) => self.attention(self.op, a, None),
             Op::Norm { .. } | Op::Linear { .. } => Ok(()),
         }
     }

@@ -136,12 +136,12 @@ impl HipBackend {
         let program = lower::lower(&plan, &Chip { units, has: &|name| kernels.get(name).is_some() })?;
         let inputs = Inputs::new(&options, plan.caches.len());
         let failed = |e| device.error(e, 0, "a queue");
-        let stream = Stream::new(device).map_err(failed)?;
+        let mut stream = Stream::new(device).map_err(failed)?;
         let event = Event::new(device).map_err(failed)?;
         let arrays = Pinned::new(device, inputs.bytes(), "the arrays of a step")?;
         let given = Pinned::new(device, given_bytes(&plan, &options), "a step's input")?;
         let logits = Pinned::new(device, 4 * options.max_outputs * plan.n_vocab, "logits")?;
-        let buffers = Buffers::new(device, buffers::Layout::new(&plan, &options, &inputs, units))?;
+        let buffers = Buffers::new(device, buffers::Layout::new(&plan, &options, &inputs, units), &mut stream)?;
         let weights = Weights::upload(device, &plan, weights::Layout::new(&plan, options.chunk_bytes), progress)?;
         let address = |target: Target| {
             let array = || inputs.offset(target).map(|at| buffers.arrays().address() + at as u64);

@@ -68,6 +68,8 @@ pub enum Target {
     F16Scales,
     /// Partial results of attention.
     Parts,
+    /// How many blocks have left theirs: zeros between launches.
+    Ended,
     /// Tokens of the step.
     Tokens,
     /// Their positions.

@@ -26,20 +26,24 @@ class Gemv(ProductTest):
 
     def matrices(self, fmt, columns, n_cols, k, n):
         """Three matrices of n rows, with biases for the first and last and a residual that is the first's output."""
-        name = f"gemv_{fmt}_c{columns}"
-        x, xq, xd = self.inputs(fmt, n_cols, k)
-        rows = [random_rows(self.rng, fmt, m, k) if m else None for m in n]
+        self.together(f"gemv_{fmt}_c{columns}", [fmt] * 3, n_cols, k, n)
+
+    def together(self, name, formats, n_cols, k, n):
+        x, xq, xd = self.inputs(formats[0], n_cols, k)
+        rows = [random_rows(self.rng, fmt, m, k) if m else None for fmt, m in zip(formats, n)]
         bias = [self.normal(n[0]), None, self.normal(max(n[2], 1))]
         residual = self.normal(n_cols, n[0])
         d_w = [None if w is None else self.d.array(w) for w in rows]
         d_b = [None if b is None else self.d.array(b) for b in bias]
-        for suffix, grid in [("", ceil_div(sum(n), 4)), ("_k4", sum(n))]:
+        # A last matrix of another format has blocks of its own.
+        plain = ceil_div(n[0] + n[1], 4) + ceil_div(n[2], 4) if formats[2] != formats[0] else ceil_div(sum(n), 4)
+        for suffix, grid in [("", plain), ("_k4", sum(n))]:
             y = [self.d.array(residual)] + [self.d.empty((n_cols, m)) if m else None for m in n[1:]]
             self.d.launch(name + suffix, grid, 128, *d_w, *y, *d_b, y[0], *n, k, xq, xd, n_cols)
             for i, m in enumerate(n):
                 if m == 0:
                     continue
-                w = values(fmt, rows[i])
+                w = values(formats[i], rows[i])
                 want = x @ w.T + (0 if bias[i] is None else bias[i]) + (residual if i == 0 else 0)
                 self.within(y[i].read(), want, self.bound(x, w), f"{name}{suffix} {n_cols} columns, k {k}, matrix {i} of {n}")
         self.d.release()
@@ -70,6 +74,20 @@ class Gemv(ProductTest):
         for n in range(1, 19):
             self.matrices("q4_0", COLUMNS[n % 4], COLUMNS[n % 4], 64, [n, 0, 0])
             self.glu("q4_0", COLUMNS[n % 4], COLUMNS[n % 4], 64, n, n % 2)
+
+    def two(self, fmt, last):
+        for k in [256, 3 * 256, 37 * 256]:
+            for columns in COLUMNS:
+                for n_cols in range(columns // 2 + 1, columns + 1):
+                    n = [int(m) for m in self.rng.integers(1, 10, 3)]
+                    n[1] *= int(k % 3 > 0)
+                    self.together(f"gemv_{fmt}_{last}_c{columns}", [fmt, fmt, last], n_cols, k, n)
+
+    def test_two_q4_k_q6_k(self):
+        self.two("q4_k", "q6_k")
+
+    def test_two_q5_k_q6_k(self):
+        self.two("q5_k", "q6_k")
 
     def test_fewer_columns_than_half(self):
         for n_cols in range(1, 8):

@@ -1,6 +1,6 @@
 //! Products: preparing their input, sharing a launch, and what is computed along with them.
 
-use super::{Input, Lowering, QUANTIZE_ELEMENTS, at, buffer, input_of, line, matrix, vector};
+use super::{Input, Lowering, QUANTIZE_ELEMENTS, at, buffer, format_name, input_of, line, matrix, vector};
 use crate::backend::BackendError;
 use crate::backend::hip::program::{Arg, Dim, Extent, GEMV_MAX, Mode, Target};
 use crate::plan::op::{Activation, BufId, Op, Projection, WeightId};
@@ -155,8 +155,29 @@ impl Lowering<'_> {
         }
     }
 
-    /// Products with a few rows, up to three matrices of one type in a launch.
+    /// The types that one launch can do all of `products` in: one, and another of a last matrix.
+    fn two_types(&self, products: &[Product], columns: u32) -> Option<String> {
+        let ty = |p: &Product| self.plan.weight(p.weight).ty;
+        let ([others @ .., last], 2..=TOGETHER) = (products, products.len()) else { return None };
+        let first = ty(&others[0]);
+        let same_input = self.input(others[0].weight) == self.input(last.weight);
+        if others.iter().any(|p| ty(p) != first) || ty(last) == first || !same_input {
+            return None;
+        }
+        let name = format!("gemv_{}_{}_c{columns}", format_name(first)?, format_name(ty(last))?);
+        (self.chip.has)(&name).then_some(name)
+    }
+
+    /// Products with a few rows, up to three matrices in a launch, of one type or of two for which there
+    /// is a kernel.
     fn few(&mut self, x: BufId, products: &[Product], columns: u32, chunk: Option<u32>) -> Result<(), BackendError> {
+        if let Some(kernel) = self.two_types(products, columns) {
+            let last = products.len() - 1;
+            let matrices = [products.first(), products[..last].get(1), products.get(last)];
+            let blocks = matrices[..2].iter().flatten().map(|p| self.width(p.out)).sum::<u32>().div_ceil(4)
+                + self.width(products[last].out).div_ceil(4);
+            return self.few_together(x, kernel, matrices.map(Option::<&Product>::copied), blocks, chunk);
+        }
         let mut left: Vec<Product> = products.to_vec();
         while let Some(first) = left.first() {
             let ty = self.plan.weight(first.weight).ty;
@@ -168,43 +189,46 @@ impl Lowering<'_> {
                 }
                 !fits
             });
-            self.few_together(x, &together, columns, chunk)?;
+            let kernel = self.kernel("gemv", self.plan.weight(together[0].weight), &format!("_c{columns}"))?;
+            let rows = together.iter().map(|p| self.width(p.out)).sum::<u32>();
+            let matrices = [0, 1, 2].map(|i| together.get(i).copied());
+            self.few_together(x, kernel, matrices, rows.div_ceil(4), chunk)?;
         }
         Ok(())
     }
 
+    /// One launch of `kernel` for up to three matrices, by `blocks` blocks, or a block a row if those do
+    /// not fill the card.
     fn few_together(
         &mut self,
         x: BufId,
-        products: &[Product],
-        columns: u32,
+        kernel: String,
+        matrices: [Option<Product>; TOGETHER],
+        blocks: u32,
         chunk: Option<u32>,
     ) -> Result<(), BackendError> {
-        let first = products[0];
-        let (k, rows) = (self.width(x), products.iter().map(|p| self.width(p.out)).sum::<u32>());
-        let weight = self.plan.weight(first.weight);
-        let small = rows.div_ceil(4) < BLOCKS_A_UNIT * self.chip.units && k >= SHARED_ROW_MIN;
-        let plain = self.kernel("gemv", weight, &format!("_c{columns}"))?;
-        let shared = format!("{plain}_k4");
-        let shared = small && (self.chip.has)(&shared);
+        let [Some(first), ..] = matrices else { return Ok(()) };
+        let k = self.width(x);
+        let small = blocks < BLOCKS_A_UNIT * self.chip.units && k >= SHARED_ROW_MIN;
+        let shared = Some(format!("{kernel}_k4")).filter(|name| small && (self.chip.has)(name));
         let row = |id: BufId, width: u32| match chunk {
             Some(_) => Arg::AtRow(Target::Buffer(id), 4 * width),
             None => buffer(id),
         };
-        let product = |i: usize| products.get(i);
         let mut args = Vec::with_capacity(17);
-        args.extend((0..3).map(|i| product(i).map_or(at(Target::Null), |p| matrix(p.weight))));
-        args.extend((0..3).map(|i| product(i).map_or(at(Target::Null), |p| row(p.out, self.width(p.out)))));
-        args.extend((0..3).map(|i| vector(product(i).and_then(|p| p.bias))));
+        args.extend(matrices.map(|p| p.map_or(at(Target::Null), |p| matrix(p.weight))));
+        args.extend(matrices.map(|p| p.map_or(at(Target::Null), |p| row(p.out, self.width(p.out)))));
+        args.extend(matrices.map(|p| vector(p.and_then(|p| p.bias))));
         args.push(first.residual.map_or(at(Target::Null), |r| row(r, self.width(first.out))));
-        args.extend((0..3).map(|i| Arg::U32(product(i).map_or(0, |p| self.width(p.out)))));
+        let rows = matrices.map(|p| p.map_or(0, |p| self.width(p.out)));
+        args.extend(rows.map(Arg::U32));
         let (values, scales) = match chunk {
             Some(_) => (row(x, k), at(Target::Null)),
             None => self.few_input(x, first.weight),
         };
         let n_cols = if chunk.is_some() { Dim::Chunk } else { Dim::Rows };
         args.extend([Arg::U32(k), values, scales, Arg::Count(n_cols, 1)]);
-        let (kernel, blocks) = if shared { (format!("{plain}_k4"), rows) } else { (plain, rows.div_ceil(4)) };
+        let (kernel, blocks) = shared.map_or((kernel, blocks), |shared| (shared, rows.iter().sum()));
         self.push_chunked(kernel, line(Extent::Fixed(blocks)), 128, args, chunk)
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::storage::Slice;
 use crate::plan::Buffer;
 use crate::plan::check::tests::tiny_plan;
-use crate::plan::op::Projection;
+use crate::plan::op::{Projection, RopeId};
 use std::sync::Arc;
 
 fn lowered(plan: &Plan) -> Program {
@@ -59,7 +59,6 @@ fn decode_is_fused() {
             "gemv_q4_0_c1",
             "rope_store_f16",
             "attend_split_f16_64",
-            "attend_combine_64",
             "attend_mma_64",
             "quantize_q8",
             "gemv_q4_0_c1",
@@ -79,7 +78,7 @@ fn decode_is_fused() {
         ]
     );
     // Query, key and value in one launch: rows of the three, and nobody wants the norm itself.
-    let (norm, qkv, out) = (&tokens.modes[0][1], &tokens.modes[0][2], &tokens.modes[0][8]);
+    let (norm, qkv, out) = (&tokens.modes[0][1], &tokens.modes[0][2], &tokens.modes[0][7]);
     assert_eq!(norm.args[2], at(Target::Null));
     assert_eq!(qkv.args.len(), 17);
     assert_eq!(qkv.args[..3], [2, 3, 4].map(|i| matrix(WeightId(i))));
@@ -122,9 +121,23 @@ fn f32_weights_stay_exact_with_many_rows() {
 fn mixed_types_have_their_own_launches_and_share_the_input() {
     let mut plan = plan(GgmlType::Q4_0);
     retype(&mut plan, 4, GgmlType::Q8_0);
-    let launches = &lowered(&plan).segments[0].modes[0];
+    let chip = Chip { units: 48, has: &|name| !name.starts_with("gemv_q4_0_q8_0") };
+    let launches = &lower(&plan, &chip).expect("all kernels exist").segments[0].modes[0];
     assert_eq!(names(launches)[1..4], ["norm_rms_q8", "gemv_q4_0_c1", "gemv_q8_0_c1"]);
     assert_eq!(launches[3].args[0], matrix(WeightId(4)));
+    // Unless there is a kernel for both: the last matrix comes last, in blocks of its own.
+    let launches = &lowered(&plan).segments[0].modes[0];
+    assert_eq!(names(launches)[1..4], ["norm_rms_q8", "gemv_q4_0_q8_0_c1", "rope_store_f16"]);
+    assert_eq!(launches[2].args[..3], [2, 3, 4].map(|i| matrix(WeightId(i))));
+    assert_eq!(launches[2].args[10..13], [32, 16, 16].map(Arg::U32));
+    assert_eq!(launches[2].grid[0], Extent::Fixed(12 + 4));
+    // Of two matrices, the second is the last.
+    let mut two = plan.clone();
+    let Op::Linear { projections, .. } = &mut two.ops[2] else { panic!() };
+    projections.remove(1);
+    let launches = &lower(&two, &Chip { units: 48, has: &|_| true }).expect("all kernels exist").segments[0].modes[0];
+    assert_eq!(launches[2].args[..3], [matrix(WeightId(2)), at(Target::Null), matrix(WeightId(4))]);
+    assert_eq!(launches[2].args[10..13], [32, 0, 16].map(Arg::U32));
     // Someone multiplies the numbers themselves: the norm writes them, too.
     retype(&mut plan, 4, GgmlType::F16);
     let launches = &lowered(&plan).segments[0].modes[0];
@@ -138,7 +151,7 @@ fn what_others_read_is_not_fused_away() {
     let mut p = plan(GgmlType::Q4_0);
     p.ops.insert(9, Op::Add { a: BufId(0), b: BufId(6), out: BufId(0) });
     let launches = lowered(&p).segments[0].modes[0].clone();
-    assert_eq!(names(&launches)[8..], ["gemv_q4_0_c1", "add_rows", "add_rows"]);
+    assert_eq!(names(&launches)[7..], ["gemv_q4_0_c1", "add_rows", "add_rows"]);
     // The gate is read again after the activation, which goes elsewhere.
     let mut p = plan(GgmlType::Q4_0);
     p.buffers.push(Buffer { name: "product", width: 64, rows: Rows::Outputs });
@@ -165,10 +178,10 @@ fn an_input_is_quantized_once_until_it_changes() {
     p.ops.insert(7, Op::Linear { x, projections });
     let launches = lowered(&p).segments[0].modes[0].clone();
     let all = names(&launches);
-    assert_eq!(all[7..], ["quantize_q8", "gemv_q4_0_c1", "gemv_q4_0_c1"]);
+    assert_eq!(all[6..], ["quantize_q8", "gemv_q4_0_c1", "gemv_q4_0_c1"]);
     p.ops.insert(8, Op::Scale { x, factor: 2.0 });
     let launches = lowered(&p).segments[0].modes[0].clone();
-    assert_eq!(names(&launches)[7..], ["quantize_q8", "gemv_q4_0_c1", "scale_rows", "quantize_q8", "gemv_q4_0_c1"]);
+    assert_eq!(names(&launches)[6..], ["quantize_q8", "gemv_q4_0_c1", "scale_rows", "quantize_q8", "gemv_q4_0_c1"]);
 }
 
 #[test]
@@ -177,7 +190,7 @@ fn keys_are_rotated_on_the_way_to_the_cache() {
     let store = fused.iter().find(|l| l.kernel == "rope_store_f16").expect("one");
     assert_eq!(store.args[..3], [2, 3, 4].map(|i| buffer(BufId(i))));
     assert_eq!(store.args[8..14], [2, 1, 16, 16, 4, 1].map(Arg::U32));
-    assert_eq!(store.grid, [Extent::each(Dim::Rows), Extent::Fixed(4), Extent::Fixed(1)]);
+    assert_eq!(store.grid, [Extent::each(Dim::Mixed), Extent::Fixed(4), Extent::Fixed(1)]);
     // Somebody reads the rotated keys, or they are rotated otherwise.
     let alone = ["rope", "rope", "store_f16"];
     let mut p = plan(GgmlType::Q4_0);
@@ -185,14 +198,13 @@ fn keys_are_rotated_on_the_way_to_the_cache() {
     assert!(names(&lowered(&p).segments[0].modes[0]).windows(3).any(|w| w == alone));
     let mut p = plan(GgmlType::Q4_0);
     p.ropes.push(p.ropes[0].clone());
-    p.ops[4] = Op::Rope { x: BufId(3), head_dim: 16, rope: crate::plan::op::RopeId(1) };
+    p.ops[4] = Op::Rope { x: BufId(3), head_dim: 16, rope: RopeId(1) };
     assert!(names(&lowered(&p).segments[0].modes[0]).windows(3).any(|w| w == alone));
 }
 
-#[test]
-fn joining_parts_makes_the_codes_of_the_next_product() {
+/// The plan with two heads of 32 values, so that the groups of a scale do not cross heads.
+fn wide_values() -> Plan {
     let mut p = plan(GgmlType::Q4_0);
-    // Heads of 32, two of them: the scales' groups do not cross heads.
     p.caches[0].head_dim_v = 32;
     for (buffer, width) in [(4, 32), (5, 64)] {
         p.buffers[buffer].width = width;
@@ -201,15 +213,55 @@ fn joining_parts_makes_the_codes_of_the_next_product() {
     p.weights[5].n_cols = 64;
     retype(&mut p, 4, GgmlType::Q4_0);
     retype(&mut p, 5, GgmlType::Q4_0);
-    let program = lowered(&p);
+    p
+}
+
+#[test]
+fn attention_makes_the_codes_of_the_next_product() {
+    let program = lowered(&wide_values());
     let few = &program.segments[0].modes[0];
-    let at_combine = few.iter().position(|l| l.kernel == "attend_combine_q8_64").expect("one");
-    assert_eq!(names(&few[at_combine + 1..]), ["attend_mma_64", "quantize_q8", "gemv_q4_0_c1"]);
-    // Only for steps with tiles, whose rows have no codes yet.
-    assert_eq!(few[at_combine + 2].grid[0], Extent::each(Dim::Mixed));
+    let split = few.iter().position(|l| l.kernel == "attend_split_f16_64").expect("one");
+    assert_eq!(names(&few[split + 1..]), ["attend_mma_64", "quantize_q8", "gemv_q4_0_c1"]);
+    assert_eq!(few[split].args[6..8], [at(Target::Q8Codes), at(Target::Q8Scales)]);
+    // Only steps with tiles make codes of numbers: of their rows there are no codes yet.
+    assert_eq!(few[split + 2].grid[0], Extent::each(Dim::Mixed));
+    assert_eq!(few[split].args[21], Arg::Count(Dim::Mixed, 1), "whether the numbers are wanted");
     let numbers = |tiles| super::super::program::Numbers { tokens: 3, outputs: 3, decodes: 2, tiles, splits: &[1] };
     assert_eq!([0, 1].map(|tiles| numbers(tiles).extent(Extent::each(Dim::Mixed), 3, 3)), [0, 3]);
-    assert!(names(&program.segments[0].modes[4]).contains(&"attend_combine_64"), "prefill takes f16");
+    // Prefill takes f16.
+    let many = &program.segments[0].modes[4];
+    let split = many.iter().find(|l| l.kernel == "attend_split_f16_64").expect("one");
+    assert_eq!((split.args[6], split.args[21]), (at(Target::Null), Arg::U32(1)));
+    // Somebody else reads the numbers.
+    let mut p = wide_values();
+    p.ops.insert(8, Op::Scale { x: BufId(5), factor: 2.0 });
+    let program = lowered(&p);
+    let split = program.segments[0].modes[0].iter().find(|l| l.kernel == "attend_split_f16_64").expect("one");
+    assert_eq!((split.args[6], split.args[21]), (at(Target::Q8Codes), Arg::U32(1)));
+}
+
+#[test]
+fn attention_rotates_and_stores_what_it_alone_reads() {
+    let fresh = |p: &Plan, mode: usize| {
+        let launches = lowered(p).segments[0].modes[mode].clone();
+        let split = launches.iter().find(|l| l.kernel == "attend_split_f16_64").expect("one").clone();
+        let store = launches.iter().find(|l| l.kernel == "rope_store_f16").expect("one").clone();
+        (store.grid[0], split.args[1], split.args[2], split.args[10])
+    };
+    let alone = (Extent::each(Dim::Mixed), buffer(BufId(3)), buffer(BufId(4)), at(Target::Turns(RopeId(0))));
+    let apart = (Extent::each(Dim::Rows), at(Target::Null), at(Target::Null), at(Target::Null));
+    assert_eq!([0, 4].map(|mode| fresh(&wide_values(), mode)), [alone; 2]);
+    // With the norm read again after attention, its memory is not what attention's numbers take: that is
+    // where keys or values are read. Codes lie elsewhere.
+    let mut p = wide_values();
+    p.ops.insert(8, Op::Scale { x: BufId(1), factor: 2.0 });
+    let uses = Uses::new(&p);
+    assert!([3, 4].iter().any(|&b| uses.share(BufId(5), BufId(b))), "the plan reuses their memory");
+    assert_eq!([0, 4].map(|mode| fresh(&p, mode)), [alone, apart]);
+    // The rotated queries are read again.
+    let mut p = wide_values();
+    p.ops.insert(7, Op::Scale { x: BufId(2), factor: 2.0 });
+    assert_eq!(fresh(&p, 0), apart);
 }
 
 #[test]
