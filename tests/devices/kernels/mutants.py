@@ -54,7 +54,7 @@ MUTANTS = [
     ("attention.hip", "rows.acc[r][j] *= shrink;", "rows.acc[r][j] *= 1.f;", "attention"),
     ("attention.hip", "step = 4 * n_split", "step = 4 * n_split + 1", "attention"),
     ("attention.hip", "if (first >= span.len) return;", "if (first > span.len) return;", "attention"),
-    ("attention.hip", "a.q + (r < n ? r : n - 1) * dim", "a.q + r * dim", "attention"),
+    ("attention.hip", "a.q + (r < n ? r : n - 1) * dim", "a.q + (r < n ? r : n) * dim", "attention"),
     ("attention_mma.hip", "tile_col(i)] = s[t][i];\n  wave_sync();", "tile_col(i)] = s[t][i];", "attention"),
     ("attention_mma.hip", "m.shrinks[row] = shrink;\n  wave_sync();", "m.shrinks[row] = shrink;", "attention"),
     ("attention_mma.hip", "c, hi, m.values);\n      wave_sync();", "c, hi, m.values);", "attention"),
