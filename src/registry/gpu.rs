@@ -1,5 +1,7 @@
 //! A GPU, as models are loaded onto it: its worker process, started again when it died.
 
+mod selftest;
+
 use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -14,6 +16,7 @@ use crate::backend::Backend;
 use crate::backend::hip::{HipBackend, Options};
 use crate::backend::remote::mailbox::Shape;
 use crate::backend::remote::process::{Process, Wish};
+use crate::backend::remote::selftest::{Records, start};
 use crate::backend::remote::wire::{DeviceInfo, LoadFailure, NotUsable};
 use crate::base::limits::{GPU_RETRY_FIRST, GPU_RETRY_MAX, KV_BLOCK_TOKENS, MODEL_PARTS_MAX, WORKER_GONE};
 use crate::gguf::Gguf;
@@ -29,6 +32,8 @@ pub struct Gpu {
     worker: Mutex<Worker>,
     /// Rung when the worker dies.
     bell: Arc<OnceLock<Arc<Notify>>>,
+    /// Results of self-tests.
+    records: Option<Arc<Records>>,
 }
 
 /// The worker, or how long it has been gone.
@@ -52,11 +57,22 @@ impl Gpu {
     /// # Errors
     /// Why the device cannot be used.
     pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, NotUsable> {
+        Self::open_tested(command, None)
+    }
+
+    /// The same, with `records` of self-tests, so that one is not done at each start.
+    ///
+    /// # Errors
+    /// Why the device cannot be used.
+    pub fn open_tested(
+        command: impl Fn() -> Command + Send + Sync + 'static,
+        records: Option<Arc<Records>>,
+    ) -> Result<Arc<Self>, NotUsable> {
         let bell = Arc::default();
-        let process = Process::start(command(), ring(&bell))?;
+        let process = start(&command, &|| ring(&bell), records.as_deref())?;
         let worker = Worker { process: Some(Arc::clone(&process)), failures: 0, not_before: None };
         let info = process.info().clone();
-        Ok(Arc::new(Self { info, command: Box::new(command), worker: Mutex::new(worker), bell }))
+        Ok(Arc::new(Self { info, command: Box::new(command), worker: Mutex::new(worker), bell, records }))
     }
 
     /// Takes over the bell to ring when the worker dies.
@@ -88,11 +104,7 @@ impl Gpu {
             return Err(LoadError::Device(text));
         }
         worker.process = None;
-        let started = Process::start((self.command)(), ring(&self.bell)).and_then(|p| match self.is_me(p.info()) {
-            true => Ok(p),
-            // Its number went to another one: that one's memory is in another ledger.
-            false => Err(format!("{} is in its place now", p.info().name).into()),
-        });
+        let started = start(&self.command, &|| ring(&self.bell), self.records.as_deref()).and_then(|p| self.mine(p));
         match started {
             Ok(process) => {
                 tracing::info!(device = self.name(), pid = process.pid(), "the GPU worker was started again");
@@ -109,10 +121,14 @@ impl Gpu {
         }
     }
 
-    /// Whether this is the device that it was.
-    fn is_me(&self, found: &DeviceInfo) -> bool {
+    /// A worker, if its device is this one.
+    fn mine(&self, worker: Arc<Process>) -> Result<Arc<Process>, NotUsable> {
         let of = |i: &DeviceInfo| (i.pci.clone(), i.arch.clone(), i.name.clone());
-        of(found) == of(&self.info)
+        match of(worker.info()) == of(&self.info) {
+            true => Ok(worker),
+            // Its number went to another one: that one's memory is in another ledger.
+            false => Err(format!("{} is in its place now", worker.info().name).into()),
+        }
     }
 
     /// Ends the worker: the daemon stops. One that is just being started sees that by itself.

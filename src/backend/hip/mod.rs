@@ -19,6 +19,7 @@ pub mod module;
 pub mod objects;
 mod places;
 mod program;
+pub mod selftest;
 mod stream;
 pub mod sys;
 mod weights;
@@ -129,7 +130,8 @@ impl HipBackend {
         plan.check().map_err(|e| BackendError::Unsupported(e.to_string()))?;
         device.select()?;
         let units = device.properties.compute_units;
-        let program = lower::lower(&plan, &Chip { units, has: &|name| kernels.get(name).is_some() })?;
+        let (has, left_out) = (|name: &str| kernels.get(name).is_some(), |name: &str| kernels.is_left_out(name));
+        let program = lower::lower(&plan, &Chip { units, has: &has, left_out: &left_out })?;
         let inputs = Inputs::new(&options, plan.caches.len());
         let failed = |e| device.error(e, 0, "a queue");
         let stream = Stream::new(device).map_err(failed)?;

@@ -1,9 +1,12 @@
 //! Logits of the GPU's path are those of the CPU's, in prefill, decode, and batches of both.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rocmforge::backend::Backend;
 use rocmforge::backend::cpu::{CpuBackend, CpuPool};
+use rocmforge::backend::hip::HipBackend;
+use rocmforge::backend::hip::module::Kernels;
 use rocmforge::model::PlanOptions;
 use rocmforge::offline::drive::{Driver, Part};
 use rocmforge::plan::Plan;
@@ -27,8 +30,10 @@ fn cpu(plan: &Arc<Plan>) -> Driver {
     driver(CpuBackend::new(Arc::clone(plan), pool, STEP, STEP).expect("all kernels exist"), plan)
 }
 
-fn hip(gpu: &Gpu, plan: &Arc<Plan>) -> Driver {
-    driver(gpu.start(plan, Gpu::options(STEP)).expect("all kernels exist"), plan)
+fn hip(gpu: &Gpu, kernels: &Kernels, plan: &Arc<Plan>) -> Driver {
+    let go_on = &mut |_, _| ControlFlow::Continue(());
+    let backend = HipBackend::new(&gpu.device, kernels, Arc::clone(plan), Gpu::options(STEP), go_on);
+    driver(backend.expect("all kernels exist"), plan)
 }
 
 /// Logits of all of `tokens`, fed to a new sequence in steps of `chunk`.
@@ -91,7 +96,11 @@ fn check(name: &str, how: &str, within: Within, got: &[f32], want: &[f32]) {
 
 /// Chunks of all kinds: prefill, each size of decode kernels, and what is left over.
 fn compare(gpu: &Gpu, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u32]) {
-    let (mut cpu, mut hip) = (cpu(plan), hip(gpu, plan));
+    compare_with(gpu, &gpu.kernels, name, plan, within, tokens);
+}
+
+fn compare_with(gpu: &Gpu, kernels: &Kernels, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u32]) {
+    let (mut cpu, mut hip) = (cpu(plan), hip(gpu, kernels, plan));
     let want = logits(&mut cpu, tokens, STEP);
     for chunk in [STEP, 1, 2, 3, 7, 19] {
         check(name, &format!("steps of {chunk}"), within, &logits(&mut hip, tokens, chunk), &want);
@@ -126,7 +135,7 @@ fn compare(gpu: &Gpu, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u3
 
 /// Coded weights: no further from the exact result than llama.cpp's own path, in prefill and decode.
 fn as_good_as_llama_cpp(gpu: &Gpu, golden: &Tiny, theirs: f64) {
-    let mut hip = hip(gpu, &Arc::new(golden.plan()));
+    let mut hip = hip(gpu, &gpu.kernels, &Arc::new(golden.plan()));
     for chunk in [STEP, 1] {
         let ours = rms_difference(&logits(&mut hip, &golden.tokens, chunk), &golden.logits());
         println!("{}, steps of {chunk}: {ours:.5} of {theirs:.5}", golden.name);
@@ -156,6 +165,13 @@ pub fn every_op_in_f32() {
     let gpu = gpu().expect("asked for before");
     let plan = Arc::new(plan::plan(GgmlType::F32, KvType::F32));
     compare(gpu, "every op", &plan, within(true, KvType::F32), &tokens());
+}
+
+/// [`every_op`] with weights of `ty` and only these kernels.
+pub fn every_op_with(kernels: &Kernels, ty: GgmlType) {
+    let gpu = gpu().expect("asked for before");
+    let plan = Arc::new(plan::plan(ty, KvType::F16));
+    compare_with(gpu, kernels, "every op", &plan, within(false, KvType::F16), &tokens());
 }
 
 fn tokens() -> Vec<u32> {

@@ -3,6 +3,7 @@
 use super::{Input, Lowering, QUANTIZE_ELEMENTS, at, buffer, input_of, line, matrix, vector};
 use crate::backend::BackendError;
 use crate::backend::hip::program::{Arg, Dim, Extent, GEMV_MAX, Mode, Target};
+use crate::plan::Weight;
 use crate::plan::op::{Activation, BufId, Op, Projection, WeightId};
 
 /// Matrices of one launch.
@@ -126,7 +127,7 @@ impl Lowering<'_> {
         if !unused(*gate) || !unused(*up) {
             return Ok(None);
         }
-        let Ok(kernel) = self.kernel("gemv_glu", weight, &format!("_c{columns}")) else { return Ok(None) };
+        let Ok(kernel) = self.for_columns("gemv_glu", weight, columns) else { return Ok(None) };
         let n = self.width(*out);
         let (values, scales) = self.few_input(x, a.weight);
         let act = match act {
@@ -153,6 +154,16 @@ impl Lowering<'_> {
             Input::Q8 => (at(Target::Q8Codes), at(Target::Q8Scales)),
             _ => (buffer(x), at(Target::Null)),
         }
+    }
+
+    /// The kernel for so many columns; where there is none, one for more computes them as well.
+    fn for_columns(&self, prefix: &str, weight: &Weight, columns: u32) -> Result<String, BackendError> {
+        let of = |columns: u32| self.kernel(prefix, weight, &format!("_c{columns}"));
+        let mut more = Mode::ALL.iter().filter_map(|mode| match mode {
+            Mode::Few { columns: more } if *more > columns => of(*more).ok(),
+            _ => None,
+        });
+        of(columns).or_else(|missing| more.next().ok_or(missing))
     }
 
     /// Products with a few rows, up to three matrices of one type in a launch.
@@ -184,7 +195,7 @@ impl Lowering<'_> {
         let (k, rows) = (self.width(x), products.iter().map(|p| self.width(p.out)).sum::<u32>());
         let weight = self.plan.weight(first.weight);
         let small = rows.div_ceil(4) < BLOCKS_A_UNIT * self.chip.units && k >= SHARED_ROW_MIN;
-        let plain = self.kernel("gemv", weight, &format!("_c{columns}"))?;
+        let plain = self.for_columns("gemv", weight, columns)?;
         let shared = format!("{plain}_k4");
         let shared = small && (self.chip.has)(&shared);
         let row = |id: BufId, width: u32| match chunk {
