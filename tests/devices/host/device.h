@@ -19,7 +19,7 @@
 //   HOSTHIP_ABORT_AT=n       the nth launch ends the process as ROCm does on a memory fault
 //   HOSTHIP_HANG_AT=n        work from the nth launch on never completes
 // Faults of one kernel, named:
-//   HOSTHIP_WRONG_IN=name    its last block does not run
+//   HOSTHIP_WRONG_IN=name    it does nothing
 //   HOSTHIP_ABORT_IN=name    it ends the process as ROCm does on a memory fault
 //   HOSTHIP_HANG_IN=name     it never completes, nor does work after it
 #pragma once

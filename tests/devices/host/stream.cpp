@@ -117,9 +117,7 @@ struct Launch {
       params.push_back((void*)(args.data() + at));
       at += size;
     }
-    host::Dim blocks = grid;
-    if (kernel->name == settings().wrong_in) blocks.x--;
-    if (!hangs() && blocks.x) run_grid(*kernel, blocks, block, params.data());
+    if (!hangs() && kernel->name != settings().wrong_in) run_grid(*kernel, grid, block, params.data());
     return device_state();
   }
 };

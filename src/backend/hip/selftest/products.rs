@@ -5,6 +5,9 @@ use super::data::{Matrix, Sum, coded, format, halves};
 use super::rows::{gelu, silu};
 use crate::quant::Format;
 
+/// Rows are so many that there are several blocks, whose teams may have up to four each.
+const ROWS: usize = 19;
+
 /// Length of a row: several rounds of a team, the last one not full.
 fn length(format: &Format) -> usize {
     match format.ty.block_elements() {
@@ -46,9 +49,9 @@ fn split(rest: &str) -> Option<(&'static Format, usize)> {
 pub fn gemv(base: u64, kernel: &str, rest: &str) -> Option<Vec<Case>> {
     let shared = rest.ends_with("_k4");
     let (format, c) = split(rest.strip_suffix("_k4").unwrap_or(rest))?;
-    let three = case(base, kernel, format, c, "three matrices, biases, a residual", [5, 3, 2], shared);
+    let three = case(base, kernel, format, c, "three matrices, biases, a residual", [9, 5, 4], shared);
     // Fewer columns than the kernel has; one has no fewer.
-    let one = (c > 1).then(|| case(base, kernel, format, c - 1, "one matrix, a column less", [6, 0, 0], shared));
+    let one = (c > 1).then(|| case(base, kernel, format, c - 1, "one matrix, a column less", [ROWS, 0, 0], shared));
     Some(std::iter::once(three).chain(one).collect())
 }
 
@@ -118,7 +121,7 @@ fn case(
 pub fn glu(base: u64, kernel: &str, rest: &str) -> Option<Vec<Case>> {
     let (format, c) = split(rest)?;
     let with = |act: usize, what, of: fn(f64) -> f64| {
-        let (k, n) = (length(format), 7);
+        let (k, n) = (length(format), ROWS);
         let mut case = Case::new(base, kernel, what);
         let (x, values, scales) = columns(&mut case, format, c, k);
         let (gate, up) = (case.random.matrix(format, n, k, 0.05), case.random.matrix(format, n, k, 1.0));
