@@ -116,7 +116,7 @@ fn gpus(config: &Config, machine: &Machine, sites: &mut Vec<Site>, targets: &mut
             command.args(["--log", &log.level, "--log-format", &log.format]).args(&skip);
             command
         };
-        let opened = Gpu::open_tested(command, Some(Arc::clone(&records)));
+        let opened = Gpu::open(command, Some(Arc::clone(&records)));
         let id = format!("gpu{index}");
         match opened {
             Ok(gpu) => {

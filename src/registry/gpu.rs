@@ -52,19 +52,12 @@ impl fmt::Debug for Gpu {
 }
 
 impl Gpu {
-    /// Starts a worker by `command` and asks it for its device.
+    /// Starts a worker by `command` and asks it for its device. With `records` its kernels are not tested
+    /// at each start.
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, NotUsable> {
-        Self::open_tested(command, None)
-    }
-
-    /// The same, with `records` of self-tests, so that one is not done at each start.
-    ///
-    /// # Errors
-    /// Why the device cannot be used.
-    pub fn open_tested(
+    pub fn open(
         command: impl Fn() -> Command + Send + Sync + 'static,
         records: Option<Arc<Records>>,
     ) -> Result<Arc<Self>, NotUsable> {
@@ -300,14 +293,17 @@ mod tests {
     fn a_load_whose_worker_is_lost_is_tried_once_more() {
         for (deaths, well) in [(1, true), (2, false)] {
             let started = AtomicU32::new(0);
-            let gpu = Gpu::open(move || {
-                let loaded = FromWorker::Loaded { id: 0, device: "gpu gfx0".into() };
-                let loaded = serde_json::to_string(&loaded).expect("JSON");
-                match started.fetch_add(1, Ordering::Relaxed) {
-                    n if n < deaths => script("1", "sleep 0.2; exit 3"),
-                    _ => script("1", &format!("sleep 0.2; printf '{loaded}' >&0; exec sleep 1000")),
-                }
-            })
+            let gpu = Gpu::open(
+                move || {
+                    let loaded = FromWorker::Loaded { id: 0, device: "gpu gfx0".into() };
+                    let loaded = serde_json::to_string(&loaded).expect("JSON");
+                    match started.fetch_add(1, Ordering::Relaxed) {
+                        n if n < deaths => script("1", "sleep 0.2; exit 3"),
+                        _ => script("1", &format!("sleep 0.2; printf '{loaded}' >&0; exec sleep 1000")),
+                    }
+                },
+                None,
+            )
             .expect("a worker");
             let result = load(&gpu);
             assert_eq!(result.is_ok(), well, "{result:?}");
@@ -317,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_load_waits_for_the_end_of_a_worker_that_was_given_up() {
-        let gpu = Gpu::open(|| script("1", "exec sleep 1000")).expect("a worker");
+        let gpu = Gpu::open(|| script("1", "exec sleep 1000"), None).expect("a worker");
         let first = gpu.process().expect("runs");
         first.kill("given up");
         let second = gpu.process().expect("another");
@@ -329,7 +325,8 @@ mod tests {
     #[test]
     fn another_device_in_its_place_is_not_taken_for_it() {
         let started = AtomicU32::new(0);
-        let gpu = Gpu::open(move || script(&started.fetch_add(1, Ordering::Relaxed).to_string(), "exec sleep 1000"));
+        let gpu =
+            Gpu::open(move || script(&started.fetch_add(1, Ordering::Relaxed).to_string(), "exec sleep 1000"), None);
         let gpu = gpu.expect("a worker");
         gpu.process().expect("runs").kill("given up");
         let why = gpu.process().err().expect("refused").to_string();
@@ -338,9 +335,9 @@ mod tests {
 
     #[test]
     fn a_worker_that_is_none_is_refused_with_its_end() {
-        let why = Gpu::open(|| Command::new("/bin/false")).expect_err("no worker").reason;
+        let why = Gpu::open(|| Command::new("/bin/false"), None).expect_err("no worker").reason;
         assert!(why.contains("died at its start") && why.contains("exit status: 1"), "{why}");
-        let why = Gpu::open(|| Command::new("/nonexistent/rocmforged")).expect_err("no program").reason;
+        let why = Gpu::open(|| Command::new("/nonexistent/rocmforged"), None).expect_err("no program").reason;
         assert!(why.contains("cannot be started"), "{why}");
     }
 }

@@ -14,6 +14,7 @@ use crate::base::limits::SELFTEST_FAILURES_MAX;
 /// What a result depends on: the device, its drivers and the kernels (`objects`). What changes with the
 /// test itself has another version.
 fn key(device: &Device, objects: &[Vec<u8>]) -> String {
+    // Another build may hash otherwise: that costs a test.
     let mut hasher = DefaultHasher::new();
     objects.hash(&mut hasher);
     // The driver in the kernel: its own version where it was built apart, else that of the kernel.

@@ -59,16 +59,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     /// Starts `command` with one end of a socket as its standard input and waits for its device.
-    /// `on_death` is called when it has died.
+    /// `on_death` is called when it has died; `watch` hears of the test of its kernels.
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn start(command: Command, on_death: Box<dyn Fn() + Send + Sync>) -> Result<Arc<Self>, NotUsable> {
-        Self::start_watched(command, on_death, &mut Watch::default())
-    }
-
-    /// The same; `watch` hears of the self-test.
-    pub(super) fn start_watched(
+    pub fn start(
         mut command: Command,
         on_death: Box<dyn Fn() + Send + Sync>,
         watch: &mut Watch,

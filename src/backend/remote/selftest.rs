@@ -148,7 +148,7 @@ pub fn start(
         for failure in &watch.blamed {
             command.args(["--without", &failure.kernel]);
         }
-        match Process::start_watched(command, on_death(), &mut watch) {
+        match Process::start(command, on_death(), &mut watch) {
             Ok(process) => {
                 let keep = process.tested().filter(|_| watch.fresh).zip(records);
                 if let Some((tested, records)) = keep

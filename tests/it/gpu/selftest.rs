@@ -23,15 +23,13 @@ fn every_kernel_agrees_with_the_cpu() {
     assert_eq!((told.len(), report.kernels as usize), (gpu.kernels.all().len(), told.len()));
 }
 
-/// Each way to compute a result, and what has no fallback.
+/// Kernels that have others to stand in for them, and one that has none.
 #[test]
 fn a_wrong_kernel_is_found_by_name_and_others_do_its_work() {
-    for kernel in ["gemv_q8_0_c1", "gemv_glu_q8_0_c8", "rope_store_f16", "norm_rms_q8", "attend_mma_64"] {
+    for kernel in ["gemv_q8_0_c1", "rope_store_f16", "attend_mma_64"] {
         alone("selftest::replaced", &[("HOSTHIP_WRONG_IN", kernel)]);
     }
-    for kernel in ["gemm_q8_0", "attend_split_f16_64"] {
-        alone("selftest::refused", &[("HOSTHIP_WRONG_IN", kernel)]);
-    }
+    alone("selftest::refused", &[("HOSTHIP_WRONG_IN", "gemm_q8_0")]);
 }
 
 /// Takes the wrong kernel out, which the environment names.
@@ -41,7 +39,7 @@ fn found() -> (String, Kernels) {
     let report = selftest::run(&gpu.device, &gpu.kernels, &mut |_| ()).expect("it runs");
     let wrong: Vec<&str> = report.failures.iter().map(|f| f.kernel.as_str()).collect();
     assert_eq!(wrong, [kernel.as_str()], "{:?}", report.failures);
-    assert!(!report.failures[0].expected.is_empty() && report.failures[0].got == "NaN", "{:?}", report.failures);
+    assert!(report.failures[0].expected != report.failures[0].got, "{:?}", report.failures);
     let mut kernels = Kernels::embedded(&gpu.device).expect("sound objects");
     kernels.leave_out(&kernel);
     assert!(kernels.get(&kernel).is_none() && kernels.is_left_out(&kernel));

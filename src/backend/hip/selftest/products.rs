@@ -1,6 +1,6 @@
 //! Cases of the products with weights of every format.
 
-use super::case::{Case, Number};
+use super::case::{Case, Number, Piece};
 use super::data::{Matrix, Sum, coded, format, halves};
 use super::rows::{gelu, silu};
 use crate::quant::Format;
@@ -22,13 +22,8 @@ fn bound(sum: Sum) -> f64 {
     3e-5 * sum.magnitudes + 4e-6
 }
 
-/// Columns of activations as `gemv` takes them: the arguments are for later, the numbers are what they stand for.
-fn columns(
-    case: &mut Case,
-    format: &Format,
-    n: usize,
-    k: usize,
-) -> (Vec<f64>, super::case::Piece, Option<super::case::Piece>) {
+/// Columns of activations as `gemv` takes them: what they stand for, the numbers, and scales of codes.
+fn columns(case: &mut Case, format: &Format, n: usize, k: usize) -> (Vec<f64>, Piece, Option<Piece>) {
     let x = case.random.activations(n * k);
     if format.is_float() {
         let piece = case.numbers(Number::F32, &x);
@@ -50,9 +45,9 @@ pub fn gemv(base: u64, kernel: &str, rest: &str) -> Option<Vec<Case>> {
     let shared = rest.ends_with("_k4");
     let (format, c) = split(rest.strip_suffix("_k4").unwrap_or(rest))?;
     let three = case(base, kernel, format, c, "three matrices, biases, a residual", [9, 5, 4], shared);
-    // Fewer columns than the kernel has; one has no fewer.
-    let one = (c > 1).then(|| case(base, kernel, format, c - 1, "one matrix, a column less", [ROWS, 0, 0], shared));
-    Some(std::iter::once(three).chain(one).collect())
+    // With a column less than the kernel has, unless that is none.
+    let one = case(base, kernel, format, c.max(2) - 1, "one matrix", [ROWS, 0, 0], shared);
+    Some(vec![three, one])
 }
 
 fn case(
@@ -70,9 +65,10 @@ fn case(
     let extras = n[1] > 0;
     let matrices: Vec<Option<Matrix>> =
         n.iter().map(|n| (*n > 0).then(|| case.random.matrix(format, *n, k, 1.0))).collect();
-    let biases: Vec<Option<Vec<f64>>> =
-        [0, 2].map(|i| extras.then(|| case.random.normal(n[i], 1.0))).into_iter().collect();
-    let biases = [biases[0].clone(), None, biases[1].clone()];
+    let mut biases = [None, None, None];
+    for i in [0, 2] {
+        biases[i] = extras.then(|| case.random.normal(n[i], 1.0));
+    }
     let residual = extras.then(|| case.random.normal(n_cols * n[0], 1.0));
     let weights: Vec<_> = matrices.iter().map(|m| m.as_ref().map(|m| case.bytes(&m.bytes))).collect();
     let mut outputs = Vec::new();
