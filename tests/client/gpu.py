@@ -31,6 +31,8 @@ def record():
         # Minutes where the device is interpreted.
         daemon.start(within=600)
         daemon.stop()
+        if not (daemon.state / RECORD).is_file():
+            raise AssertionError(f"the test device was not tested:\n{daemon.logged()}")
         return (daemon.state / RECORD).read_bytes()
     finally:
         daemon.remove()

@@ -279,7 +279,12 @@ fn greeted(first: &mpsc::Receiver<FromWorker>, watch: &mut Watch) -> Result<Devi
             Ok(other) => return Err(Silence::Said(format!("the GPU worker began with {other:?}").into())),
             Err(RecvTimeoutError::Disconnected) => return Err(Silence::Death),
             Err(RecvTimeoutError::Timeout) if since.elapsed() >= limit => return Err(Silence::Late(limit.as_secs())),
-            Err(RecvTimeoutError::Timeout) => return Err(Silence::Late(SELFTEST.as_secs())),
+            // All of them are slow: it is not the fault of the one that is running.
+            Err(RecvTimeoutError::Timeout) => {
+                watch.acquit();
+                let why = format!("the self-test did not end within {} s", SELFTEST.as_secs());
+                return Err(Silence::Said(why.into()));
+            }
         }
     }
 }
