@@ -23,6 +23,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::proto::admin::{
     AdminError, BenchRequest, Decision, EvictRequest, LoadRequest, PlanRequest, Planned, Reloaded,
 };
+use crate::proto::selftest::SelfTest;
 use crate::registry::{Handle, Loading, RegistryError, admin_error};
 use crate::telemetry::events;
 
@@ -46,6 +47,8 @@ pub struct Admin {
     pub config: Box<dyn Fn() -> Value + Send + Sync>,
     /// Reads the configuration anew.
     pub reload: Wish<Result<Reloaded, AdminError>>,
+    /// Tests the kernels of all GPUs.
+    pub selftest: Wish<Result<Vec<SelfTest>, AdminError>>,
     /// Begins to stop the daemon, as SIGTERM does; comes back before it has stopped.
     pub drain: Wish<()>,
 }
@@ -68,6 +71,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/requests/{id}", delete(cancel))
         .route("/plan", post(plan))
         .route("/bench", post(bench))
+        .route("/selftest", post(selftest))
         .route("/reload", post(reload))
         .route("/drain", post(drain))
         .route("/config", get(config))
@@ -278,6 +282,12 @@ async fn bench(State(admin): State<Arc<Admin>>, bytes: Bytes) -> Answer<crate::p
 async fn plan(State(admin): State<Arc<Admin>>, bytes: Bytes) -> Answer<Vec<Planned>> {
     let request: PlanRequest = body(&bytes)?;
     Ok(Json(admin.registry.plan(request.models).await?))
+}
+
+async fn selftest(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>) -> Answer<Vec<SelfTest>> {
+    let failed =
+        |error| Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, error: Box::new(error), retry_after_s: None };
+    Ok(Json((admin.selftest)(uid(peer)).await.map_err(failed)?))
 }
 
 async fn reload(State(admin): State<Arc<Admin>>, peer: Option<Extension<PeerUid>>) -> Answer<Reloaded> {

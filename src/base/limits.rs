@@ -56,6 +56,18 @@ pub const GPU_UPLOAD_THREADS: usize = 4;
 pub const GPU_SPLITS_MAX: u32 = 64;
 /// A GPU runtime that takes longer than this to show its device is given up.
 pub const WORKER_START: Duration = Duration::from_secs(60);
+/// The self-test of one kernel takes milliseconds; one that takes longer than this hangs.
+pub const SELFTEST_KERNEL: Duration = Duration::from_secs(20);
+/// The self-test of all kernels of a device takes about a second; a device that needs longer than this is
+/// not used.
+pub const SELFTEST: Duration = Duration::from_secs(180);
+/// Workers that a device's kernels may take along in their tests before the device is given up.
+pub const SELFTEST_TRIES: usize = 3;
+/// A device with more wrong kernels than this is not used: its driver is not sound, and what the others
+/// compute is not to be trusted.
+pub const SELFTEST_FAILURES_MAX: usize = 32;
+/// Longest file of results of self-tests that is read.
+pub const SELFTEST_RECORD_BYTES: u64 = 1 << 20;
 /// A GPU worker answers anything but a step within this time, or is replaced.
 pub const WORKER_ANSWER: Duration = Duration::from_secs(20);
 /// A load in a GPU worker that says nothing for this long is given up, and the worker with it: a part of

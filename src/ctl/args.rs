@@ -104,6 +104,8 @@ pub enum Verb {
     Drain,
     /// Measure prefill and decode speed
     Bench(Bench),
+    /// Test each kernel of each GPU against the CPU; status 1 if one is wrong
+    Selftest,
     /// Ask a model; without a prompt, a conversation
     Run(Run),
     /// What keeps models from the GPUs, and how to mend it; works without the daemon

@@ -9,6 +9,7 @@ mod load;
 mod output;
 mod render;
 mod run;
+mod selftest;
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -156,6 +157,7 @@ async fn verb(verb: &Verb, client: &Client, build: Build, out: &mut Output) -> R
             }
             Ok(())
         }
+        Verb::Selftest => selftest::run(client, out).await,
         Verb::Bench(b) => {
             let request = body(&BenchRequest {
                 model: b.model.clone(),

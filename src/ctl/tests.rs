@@ -15,6 +15,7 @@ use crate::proto::admin::{
     AdminError, BenchResult, BenchRun, Device, Evicted, LedgerEntry, LoadEvent, ModelBytes, ModelDetail, ModelState,
     Outcome, Phase, PlanRequest, Planned, PlannedShare, RequestInfo, Status,
 };
+use crate::proto::selftest::{KernelFailure, SelfTest};
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -221,6 +222,7 @@ fn router() -> Router {
         .route("/admin/v1/reload", post(async || Json(Reloaded { needs_restart: vec!["http.listen".into()] })))
         .route("/admin/v1/drain", post(async || refuse(StatusCode::FORBIDDEN, "forbidden", "only for members")))
         .route("/admin/v1/bench", post(async || Json(bench)))
+        .route("/admin/v1/selftest", post(async || Json(selftests())))
         .route("/v1/chat/completions", post(async |Json(r): Json<Value>| chat(&r)))
         .route(
             "/v1/completions",
@@ -230,6 +232,27 @@ fn router() -> Router {
                 ])
             }),
         )
+}
+
+fn selftests() -> Vec<SelfTest> {
+    let tested = |device: &str, failures: Vec<KernelFailure>| SelfTest {
+        device: device.into(),
+        description: "gpu gfx1100".into(),
+        kernels: 222,
+        passed: 222 - failures.len() as u32,
+        seconds: 0.5,
+        failures,
+        error: None,
+    };
+    let wrong = KernelFailure {
+        kernel: "gemm_q4_k".into(),
+        case: "131 rows".into(),
+        expected: "1.5".into(),
+        got: "NaN".into(),
+        tolerance: "1e-3".into(),
+    };
+    let died = KernelFailure { kernel: "rope".into(), got: "the GPU worker died".into(), ..KernelFailure::default() };
+    vec![tested("gpu0", vec![wrong, died]), tested("gpu1", Vec::new())]
 }
 
 fn device() -> Device {
@@ -321,6 +344,25 @@ async fn json_is_what_the_daemon_said() {
     assert!(matches!(events.last(), Some(LoadEvent::Ready { .. })) && events.len() == 4);
     let ran = forgectl(&s, &["events", "--json"]).await;
     assert_eq!(ran.out.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn a_kernel_that_failed_is_status_1_and_all_devices_are_printed() {
+    let (_dir, s) = serve();
+    let ran = forgectl(&s, &["selftest"]).await;
+    assert_eq!(ran.code, 1);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    let want = [
+        "gpu0 (gpu gfx1100): 222 kernels tested, 220 passed, 0.5 s",
+        "  gemm_q4_k: 131 rows: expected 1.5, got NaN, tolerance 1e-3",
+        "  rope: the GPU worker died",
+        "gpu1 (gpu gfx1100): 222 kernels tested, 222 passed, 0.5 s",
+    ];
+    assert_eq!(lines, want);
+    says(&ran.err, &["2 kernels failed"]);
+    let ran = forgectl(&s, &["--json", "selftest"]).await;
+    assert_eq!(serde_json::from_str::<Vec<SelfTest>>(&ran.out).expect("JSON"), selftests());
+    assert_eq!(ran.code, 1);
 }
 
 #[tokio::test]

@@ -10,8 +10,11 @@ use super::config::{Amount, Config, Reserve};
 use super::systemd;
 use crate::backend::cpu::CpuPool;
 use crate::backend::hip::objects;
+use crate::backend::remote::selftest::{Records, Tested};
 use crate::backend::remote::wire::NotUsable;
-use crate::base::limits::{GPU_RESERVE, GPU_RESERVE_DISPLAY, RAM_BUDGET_PERCENT, WORKER_EXIT, WORKER_START};
+use crate::base::limits::{
+    GPU_RESERVE, GPU_RESERVE_DISPLAY, RAM_BUDGET_PERCENT, SELFTEST, SELFTEST_TRIES, WORKER_EXIT, WORKER_START,
+};
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
 use crate::probe::doctor::{self, Build};
@@ -23,6 +26,8 @@ use crate::registry::{Condition, Site};
 
 /// Names of the CPU in lists, budgets and metrics.
 pub(super) const CPU: &str = "cpu";
+/// File of results of self-tests, in the folder for state.
+const SELFTESTS: &str = "gpu-selftest.json";
 /// What the rest of a start takes at most.
 const START_SPARE: Duration = Duration::from_secs(30);
 
@@ -111,18 +116,20 @@ fn gpus(
     targets: &mut Vec<Target>,
 ) -> Result<(), String> {
     let aside = set_aside(config, machine);
+    let records = Arc::new(Records::new(config.state_dir.join(SELFTESTS)));
     let (mut index, mut count, mut why_not) = (0, 1, String::new());
     while index < count {
         let log = config.log.clone();
         let skip: Vec<String> = aside.iter().flat_map(|(pci, _)| ["--skip".to_owned(), pci.clone()]).collect();
-        // A runtime that hangs is waited for; systemd's patience with a start has to last as long.
-        systemd::extend_timeout(WORKER_START + WORKER_EXIT + START_SPARE);
-        let opened = Gpu::open(move || {
+        // A runtime or a kernel that hangs is waited for; systemd's patience with a start has to last as long.
+        systemd::extend_timeout((WORKER_START + SELFTEST + WORKER_EXIT) * SELFTEST_TRIES as u32 + START_SPARE);
+        let command = move || {
             let mut command = Command::new("/proc/self/exe");
             command.arg0("rocmforged").args(["gpu-worker", "--index", &index.to_string()]);
             command.args(["--log", &log.level, "--log-format", &log.format]).args(&skip);
             command
-        });
+        };
+        let opened = Gpu::open(command, Some(Arc::clone(&records)));
         let id = format!("gpu{index}");
         match opened {
             Ok(gpu) => {
@@ -188,9 +195,17 @@ fn site(config: &Config, machine: &Machine, id: String, gpu: &Arc<Gpu>, ram: &Ar
         reason: match &info.visibility {
             None => format!("{} is there", info.library),
             Some(set) => format!("{} is there ({set})", info.library),
-        },
+        } + &left_out(gpu.tested()),
         unusable: None,
         condition: Some(Arc::clone(gpu) as Arc<dyn Condition>),
+    }
+}
+
+/// What a device's self-test cost it, after the reason for using it.
+fn left_out(tested: Option<Tested>) -> String {
+    match tested.filter(|t| !t.failures.is_empty()) {
+        None => String::new(),
+        Some(t) => format!("; kernels that failed the self-test and are not used: {}", t.left_out()),
     }
 }
 

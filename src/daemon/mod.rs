@@ -13,6 +13,7 @@ mod listen;
 mod log;
 mod offline;
 mod run;
+mod selftest;
 mod serve;
 mod signals;
 mod systemd;

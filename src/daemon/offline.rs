@@ -36,6 +36,15 @@ pub struct GpuWorker {
     /// PCI address of a device to leave alone (repeatable)
     #[arg(long, value_name = "PCI")]
     skip: Vec<String>,
+    /// Results of earlier self-tests
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Test the kernels whatever was found earlier
+    #[arg(long)]
+    test: bool,
+    /// Kernel that is neither tested nor used (repeatable)
+    #[arg(long, value_name = "KERNEL")]
+    without: Vec<String>,
     /// Log level
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -129,7 +138,8 @@ impl GpuWorker {
     fn run(self) -> ExitCode {
         let log = config::Log { level: self.log, format: self.log_format };
         log::start(&log, std::env::var_os("JOURNAL_STREAM").is_some());
-        match worker::run(self.index, &self.skip) {
+        let Self { index, skip, record, test, without, .. } = self;
+        match worker::run(&worker::Options { index, skip, record, test, without }) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 tracing::error!("gpu-worker: {e}");

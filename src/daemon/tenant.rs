@@ -10,6 +10,7 @@ use super::config::{Config, Context as ContextSize};
 use super::devices::{self, CPU, Devices};
 use super::heap;
 use super::house::{Answer, Control, House, Site, Tenant};
+use super::selftest;
 use crate::api::{admin, http};
 use crate::backend::cpu::CpuPool;
 use crate::base::limits::ANSWER_WAIT;
@@ -37,7 +38,7 @@ pub fn build(site: Site) -> anyhow::Result<House> {
         Target::Gpu(gpu) => Some((s.id.clone(), Arc::clone(gpu))),
         _ => None,
     });
-    let gpus = gpus.collect();
+    let gpus: Vec<(String, Arc<Gpu>)> = gpus.collect();
     let options = Options {
         dirs: config.models.dirs.clone(),
         preload: config.models.preload.clone(),
@@ -71,6 +72,7 @@ pub fn build(site: Site) -> anyhow::Result<House> {
         threads: pool.threads() as u32,
         config: Box::new(move || effective.json()),
         reload: Box::new(move |uid| reload(control.clone(), uid)),
+        selftest: selftest::wish(gpus.clone()),
         drain: Box::new(move |uid| {
             let stop = stop.clone();
             Box::pin(async move { stop.drain(uid).await })

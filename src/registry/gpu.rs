@@ -1,5 +1,7 @@
 //! A GPU, as models are loaded onto it: its worker process, started again when it died.
 
+mod selftest;
+
 use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -16,6 +18,7 @@ use crate::backend::Backend;
 use crate::backend::hip::{HipBackend, Options};
 use crate::backend::remote::mailbox::Shape;
 use crate::backend::remote::process::{Process, Wish};
+use crate::backend::remote::selftest::{Records, start};
 use crate::backend::remote::wire::{DeviceInfo, LoadFailure, NotUsable};
 use crate::base::limits::{GPU_RETRY_FIRST, GPU_RETRY_MAX, KV_BLOCK_TOKENS, MODEL_PARTS_MAX, WORKER_GONE};
 use crate::gguf::Gguf;
@@ -31,6 +34,8 @@ pub struct Gpu {
     worker: Mutex<Worker>,
     /// Rung when the worker dies.
     bell: Arc<OnceLock<Arc<Notify>>>,
+    /// Results of self-tests.
+    records: Option<Arc<Records>>,
 }
 
 /// A model, or a part of one, on a GPU.
@@ -59,16 +64,20 @@ impl fmt::Debug for Gpu {
 }
 
 impl Gpu {
-    /// Starts a worker by `command` and asks it for its device.
+    /// Starts a worker by `command` and asks it for its device. With `records` its kernels are not tested
+    /// at each start.
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn open(command: impl Fn() -> Command + Send + Sync + 'static) -> Result<Arc<Self>, NotUsable> {
+    pub fn open(
+        command: impl Fn() -> Command + Send + Sync + 'static,
+        records: Option<Arc<Records>>,
+    ) -> Result<Arc<Self>, NotUsable> {
         let bell = Arc::default();
-        let process = Process::start(command(), ring(&bell))?;
+        let process = start(&command, &|| ring(&bell), records.as_deref())?;
         let worker = Worker { process: Some(Arc::clone(&process)), failures: 0, not_before: None };
         let info = process.info().clone();
-        Ok(Arc::new(Self { info, command: Box::new(command), worker: Mutex::new(worker), bell }))
+        Ok(Arc::new(Self { info, command: Box::new(command), worker: Mutex::new(worker), bell, records }))
     }
 
     /// Takes over the bell to ring when the worker dies.
@@ -100,11 +109,7 @@ impl Gpu {
             return Err(LoadError::Device(text));
         }
         worker.process = None;
-        let started = Process::start((self.command)(), ring(&self.bell)).and_then(|p| match self.is_me(p.info()) {
-            true => Ok(p),
-            // Its number went to another one: that one's memory is in another ledger.
-            false => Err(format!("{} is in its place now", p.info().name).into()),
-        });
+        let started = start(&self.command, &|| ring(&self.bell), self.records.as_deref()).and_then(|p| self.mine(p));
         match started {
             Ok(process) => {
                 tracing::info!(device = self.name(), pid = process.pid(), "the GPU worker was started again");
@@ -121,10 +126,14 @@ impl Gpu {
         }
     }
 
-    /// Whether this is the device that it was.
-    fn is_me(&self, found: &DeviceInfo) -> bool {
+    /// A worker, if its device is this one.
+    fn mine(&self, worker: Arc<Process>) -> Result<Arc<Process>, NotUsable> {
         let of = |i: &DeviceInfo| (i.pci.clone(), i.arch.clone(), i.name.clone());
-        of(found) == of(&self.info)
+        match of(worker.info()) == of(&self.info) {
+            true => Ok(worker),
+            // Its number went to another one: that one's memory is in another ledger.
+            false => Err(format!("{} is in its place now", worker.info().name).into()),
+        }
     }
 
     /// Ends the worker: the daemon stops. One that is just being started sees that by itself.
@@ -334,14 +343,17 @@ mod tests {
     fn a_load_whose_worker_is_lost_is_tried_once_more() {
         for (deaths, well) in [(1, true), (2, false)] {
             let started = AtomicU32::new(0);
-            let gpu = Gpu::open(move || {
-                let loaded = FromWorker::Loaded { id: 0, device: "gpu gfx0".into() };
-                let loaded = serde_json::to_string(&loaded).expect("JSON");
-                match started.fetch_add(1, Ordering::Relaxed) {
-                    n if n < deaths => script("1", "sleep 0.2; exit 3"),
-                    _ => script("1", &format!("sleep 0.2; printf '{loaded}' >&0; exec sleep 1000")),
-                }
-            })
+            let gpu = Gpu::open(
+                move || {
+                    let loaded = FromWorker::Loaded { id: 0, device: "gpu gfx0".into() };
+                    let loaded = serde_json::to_string(&loaded).expect("JSON");
+                    match started.fetch_add(1, Ordering::Relaxed) {
+                        n if n < deaths => script("1", "sleep 0.2; exit 3"),
+                        _ => script("1", &format!("sleep 0.2; printf '{loaded}' >&0; exec sleep 1000")),
+                    }
+                },
+                None,
+            )
             .expect("a worker");
             let result = load(&gpu);
             assert_eq!(result.is_ok(), well, "{result:?}");
@@ -351,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_load_waits_for_the_end_of_a_worker_that_was_given_up() {
-        let gpu = Gpu::open(|| script("1", "exec sleep 1000")).expect("a worker");
+        let gpu = Gpu::open(|| script("1", "exec sleep 1000"), None).expect("a worker");
         let first = gpu.process().expect("runs");
         assert_eq!(gpu.lost(), None);
         first.kill("given up");
@@ -365,7 +377,8 @@ mod tests {
     #[test]
     fn another_device_in_its_place_is_not_taken_for_it() {
         let started = AtomicU32::new(0);
-        let gpu = Gpu::open(move || script(&started.fetch_add(1, Ordering::Relaxed).to_string(), "exec sleep 1000"));
+        let gpu =
+            Gpu::open(move || script(&started.fetch_add(1, Ordering::Relaxed).to_string(), "exec sleep 1000"), None);
         let gpu = gpu.expect("a worker");
         gpu.process().expect("runs").kill("given up");
         let why = gpu.process().err().expect("refused").to_string();
@@ -374,9 +387,9 @@ mod tests {
 
     #[test]
     fn a_worker_that_is_none_is_refused_with_its_end() {
-        let why = Gpu::open(|| Command::new("/bin/false")).expect_err("no worker").reason;
+        let why = Gpu::open(|| Command::new("/bin/false"), None).expect_err("no worker").reason;
         assert!(why.contains("died at its start") && why.contains("exit status: 1"), "{why}");
-        let why = Gpu::open(|| Command::new("/nonexistent/rocmforged")).expect_err("no program").reason;
+        let why = Gpu::open(|| Command::new("/nonexistent/rocmforged"), None).expect_err("no program").reason;
         assert!(why.contains("cannot be started"), "{why}");
     }
 }

@@ -6,10 +6,12 @@
 //! whatever its queues do.
 
 mod model;
+mod selftest;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -79,9 +81,23 @@ fn watch(daemon: &OwnedFd) {
     }
 }
 
-/// Runs the worker for device `index` of those the runtime shows, until the daemon's end of the
-/// socket closes. A device at one of the PCI addresses `skip` is left alone.
-pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
+/// What a worker is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Number of the device, of those that the runtime shows.
+    pub index: u32,
+    /// PCI addresses of devices that are left alone.
+    pub skip: Vec<String>,
+    /// File with results of earlier self-tests.
+    pub record: Option<PathBuf>,
+    /// Test the kernels whatever was found earlier.
+    pub test: bool,
+    /// Kernels that are neither tested nor used.
+    pub without: Vec<String>,
+}
+
+/// Runs the worker until the daemon's end of the socket closes.
+pub fn run(options: &Options) -> Result<(), String> {
     keep_signals_away();
     let stdin = || std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("standard input: {e}"));
     let (wire, daemon) = (Wire::from_fd(stdin()?), stdin()?);
@@ -93,7 +109,7 @@ pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
     watching.map_err(|e| format!("no thread to watch the daemon: {e}"))?;
     // A thread that starts may need the dynamic linker, which is locked while a library is opened.
     let _ = begun.recv();
-    let (device, kernels) = match open(index, skip) {
+    let (device, kernels) = match open(options, &wire) {
         Ok(found) => found,
         Err(why) => {
             let said = wire.send(&FromWorker::Unusable(why), &[]);
@@ -134,7 +150,8 @@ pub fn run(index: u32, skip: &[String]) -> Result<(), String> {
     }
 }
 
-fn open(index: u32, skip: &[String]) -> Result<(Device, Kernels), NotUsable> {
+fn open(options: &Options, wire: &Wire) -> Result<(Device, Kernels), NotUsable> {
+    let index = options.index;
     let hip = Hip::find().map_err(|e| e.to_string())?;
     let count = hip.device_count().map_err(|e| e.to_string())?;
     if index >= count {
@@ -144,20 +161,21 @@ fn open(index: u32, skip: &[String]) -> Result<(Device, Kernels), NotUsable> {
     // Before the device is touched: opening an integrated one takes memory of the machine.
     let pci = hip.pci_id(index);
     let opened = match &pci {
-        Some(pci) if skip.contains(pci) => Err(format!("the GPU at {pci} is left alone")),
-        _ => device(hip, index),
+        Some(pci) if options.skip.contains(pci) => Err(format!("the GPU at {pci} is left alone")),
+        _ => device(hip, options, wire),
     };
     opened.map_err(|reason| NotUsable { reason, pci, count })
 }
 
-fn device(hip: &'static Hip, index: u32) -> Result<(Device, Kernels), String> {
-    let device = Device::open(hip, index).map_err(|e| e.to_string())?;
+fn device(hip: &'static Hip, options: &Options, wire: &Wire) -> Result<(Device, Kernels), String> {
+    let device = Device::open(hip, options.index).map_err(|e| e.to_string())?;
     if !objects::TARGETS.contains(&device.arch.as_str()) {
         let there = objects::ABSENT.map_or_else(|| format!("it has {}", objects::TARGETS.join(", ")), str::to_owned);
         return Err(format!("{} has no kernels in this build ({there})", device.arch));
     }
     let objects = objects::for_target(&device.arch).map_err(|e| e.to_string())?;
-    let kernels = Kernels::load(&device, &objects).map_err(|e| e.to_string())?;
+    let mut kernels = Kernels::load(&device, &objects).map_err(|e| e.to_string())?;
+    selftest::run(&device, &mut kernels, &objects, options, wire)?;
     Ok((device, kernels))
 }
 

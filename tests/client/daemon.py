@@ -37,13 +37,17 @@ def test_models():
 
 
 class Daemon:
-    """A rocmforged in the foreground; `config` is the text of its file, `env` adds variables."""
+    """A rocmforged in the foreground; `config` is the text of its file, `env` adds variables, `state` files by name."""
 
-    def __init__(self, models=(), config="", env=None, args=(), log=None):
+    def __init__(self, models=(), config="", env=None, args=(), log=None, state=None):
         self.folder = Path(tempfile.mkdtemp(prefix="rocmforge-test-"))
         self.socket = self.folder / "admin.sock"
         self.models = [str(folder) for folder in models] or [str(self.folder / "models")]
         (self.folder / "models").mkdir()
+        self.state = self.folder / "state"
+        self.state.mkdir()
+        for name, content in (state or {}).items():
+            (self.state / name).write_bytes(content)
         self.config = self.folder / "rocmforged.toml"
         self.config.write_text(config)
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("ROCMFORGE_", "FORGECTL_"))}
@@ -71,17 +75,17 @@ class Daemon:
         """Starts the process and no more."""
         command = [str(binaries() / "rocmforged"), "--config", str(self.config), "--listen", "127.0.0.1:0"]
         command += ["--admin-socket", str(self.socket)]
-        command += ["--state-dir", str(self.folder / "state"), "--cache-dir", str(self.folder / "cache")]
+        command += ["--state-dir", str(self.state), "--cache-dir", str(self.folder / "cache")]
         for folder in self.models:
             command += ["--models-dir", folder]
         out = open(self.log or self.folder / "log", "ab", buffering=0)
         with out:
             self.process = subprocess.Popen(command + self.args, env=self.env, stdout=out, stderr=out)
 
-    def start(self):
+    def start(self, within=30):
         """Starts it and waits until it answers on its socket."""
         self.spawn()
-        end = time.monotonic() + 30
+        end = time.monotonic() + within
         while (answer := self.ctl("--json", "status")).returncode != 0:
             if self.process.poll() is not None:
                 raise AssertionError(f"rocmforged ended with code {self.process.returncode}:\n{self.logged()}")

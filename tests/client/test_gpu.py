@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cases import TINY, Case, wait_until
 from daemon import Daemon, binaries
-from gpu import LIBRARY, needs_gpu, on_gpu
+from gpu import LIBRARY, RECORD, needs_gpu, on_gpu, record, untested
 
 GPU = "gpu gfx1100"
 
@@ -45,6 +45,12 @@ def plants_faults():
 def reserved(daemon, name):
     """Bytes in the ledger of a device."""
     return {d["id"]: d["used"] for d in daemon.ask("devices")}[name]
+
+
+def tests_run(daemon):
+    """How often a daemon's workers tested kernels, as its log says."""
+    log = (daemon.folder / "log").read_text()
+    return sum("self-test" in line and "kernels=" in line for line in log.splitlines())
 
 
 @needs_gpu
@@ -308,14 +314,19 @@ class Logits(Case):
 @needs_gpu
 class Devices(Case):
     def first_words(self, *args, **env):
-        """What a GPU worker says first."""
+        """What a GPU worker says first of its device, after its test."""
+        results = self.models / RECORD
+        results.write_bytes(record())
+        args = (*args, "--record", results)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = os.environ | {"ROCMFORGE_HIP_LIBRARY": LIBRARY} | {name: str(value) for name, value in env.items()}
         command = [binaries() / "rocmforged", "gpu-worker", *args]
         with ours, theirs, subprocess.Popen(command, stdin=theirs, env=env, stderr=subprocess.DEVNULL) as process:
             theirs.close()
             ours.settimeout(60)
-            said = json.loads(ours.recv(1 << 20))
+            said = {"Tested": None}
+            while "Tested" in said or "Testing" in said:
+                said = json.loads(ours.recv(1 << 20))
             ours.close()
             process.wait(60)
         return said
@@ -433,6 +444,99 @@ class Faults(Case):
         (pid,) = worker(daemon)
         daemon.stop(within=10)
         wait_until(lambda: not alive(pid))
+
+
+@needs_gpu
+class SelfTest(Case):
+    def test_the_verb_tests_all_kernels_and_leaves_models_alone(self):
+        self.put("qwen2")
+        daemon = self.daemon(**on_gpu())
+        text = daemon.complete("qwen2")
+        (before,) = worker(daemon)
+        (tested,) = json.loads(daemon.ctl("--json", "selftest", timeout=600).stdout)
+        self.assertEqual((tested["device"], tested["failures"]), ("gpu0", []))
+        self.assertGreater(tested["kernels"], 200)
+        self.assertEqual(tested["kernels"], tested["passed"])
+        self.assertEqual(worker(daemon), [before], "the worker of the test is gone, the other one is the same")
+        self.assertEqual(device(daemon, "qwen2"), GPU)
+        self.assertEqual(daemon.complete("qwen2"), text)
+        daemon.stop()
+
+    def test_a_daemon_without_a_gpu_has_nothing_to_test(self):
+        daemon = self.daemon(args=["--device", "cpu"])
+        ran = daemon.ctl("selftest")
+        self.assertEqual((ran.returncode, ran.stdout), (0, ""))
+        self.assertIn("no GPU is used", ran.stderr)
+        daemon.stop()
+
+
+@needs_gpu
+class WrongKernels(Case):
+    """Kernels that the test device gets wrong on demand; only device "host" can."""
+
+    def setUp(self):
+        super().setUp()
+        if not plants_faults():
+            self.skipTest("this test device plants no faults")
+
+    def test_it_runs_at_the_first_start_and_after_a_change(self):
+        daemon = self.daemon(**untested())
+        self.assertEqual(tests_run(daemon), 1)
+        for version, tests in ((70125424, 1), (70225424, 2), (70225424, 2)):
+            daemon.stop()
+            daemon.env["HOSTHIP_VERSION"] = str(version)
+            daemon.start()
+            self.assertEqual(tests_run(daemon), tests, daemon.logged())
+        daemon.stop()
+        (daemon.state / RECORD).write_text("{")
+        daemon.start()
+        self.assertEqual(tests_run(daemon), 3, "a file that cannot be read is as good as none")
+        daemon.stop()
+
+    def test_another_kernel_does_the_work_of_a_wrong_one(self):
+        self.put("llama-q4_0")
+        daemon = self.daemon(**on_gpu())
+        text = daemon.complete("llama-q4_0")
+        daemon.stop()
+        for kernel in ("gemv_q4_0_c1", "rope_store_f16"):
+            with self.subTest(kernel=kernel):
+                daemon = self.daemon(**untested(HOSTHIP_WRONG_IN=kernel))
+                self.assertIn(kernel, daemon.logged())
+                self.assertIn(kernel, daemon.ask("devices")[0]["reason"])
+                self.assertEqual(daemon.complete("llama-q4_0"), text)
+                self.assertEqual(device(daemon, "llama-q4_0"), GPU)
+                ran = daemon.ctl("selftest")
+                self.assertEqual(ran.returncode, 1)
+                self.assertRegex(ran.stdout, f"  {kernel}: .*: expected .+, got .+, tolerance .+")
+                self.assert_one_line(ran.stderr, "1 kernel failed")
+                daemon.stop()
+
+    def test_without_another_kernel_the_model_goes_to_the_cpu_and_says_why(self):
+        self.put("llama-q4_0")
+        daemon = self.daemon(**untested(HOSTHIP_WRONG_IN="gemm_q4_0"))
+        self.assertTrue(daemon.complete("llama-q4_0"))
+        self.assertTrue(device(daemon, "llama-q4_0").startswith("cpu "))
+        self.assertIn("gemm_q4_0 failed the self-test", daemon.ask("show", "llama-q4_0")["device_reason"])
+        self.assertEqual(reserved(daemon, "gpu0"), 0)
+        daemon.stop()
+
+    def test_a_kernel_that_takes_the_worker_along_is_left_out(self):
+        self.put("llama-q4_0")
+        for fault, why in (("HOSTHIP_ABORT_IN", "died in the self-test"), ("HOSTHIP_HANG_IN", "did not end within")):
+            with self.subTest(fault=fault):
+                daemon = Daemon(models=[self.models], **untested(**{fault: "attend_mma_64"}))
+                self.addCleanup(daemon.remove)
+                daemon.start(within=90)
+                self.assertIn(why, daemon.logged())
+                self.assertIn("attend_mma_64", daemon.ask("devices")[0]["reason"])
+                self.assertTrue(daemon.complete("llama-q4_0"))
+                self.assertEqual(device(daemon, "llama-q4_0"), GPU)
+                daemon.stop()
+                # The next start knows.
+                daemon.start()
+                self.assertEqual(tests_run(daemon), 1)
+                self.assertIn("attend_mma_64", daemon.ask("devices")[0]["reason"])
+                daemon.stop()
 
 
 if __name__ == "__main__":

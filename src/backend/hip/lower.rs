@@ -19,11 +19,11 @@ use crate::quant::{Format, GgmlType};
 /// Longest group that a norm computes with one team; longer ones take a block.
 const TEAM_NORM_MAX: usize = 512;
 /// Blocks that share a row of an embedding.
-const EMBED_BLOCKS: u32 = 8;
+pub(super) const EMBED_BLOCKS: u32 = 8;
 /// Elements of a row that a block of `quantize_q8` converts.
-const QUANTIZE_ELEMENTS: u32 = 1024;
+pub(super) const QUANTIZE_ELEMENTS: u32 = 1024;
 /// Elements that a block of the element-wise kernels does.
-const BLOCK_ELEMENTS: u32 = 1024;
+pub(super) const BLOCK_ELEMENTS: u32 = 1024;
 
 /// What lowering needs to know of a device.
 pub struct Chip<'a> {
@@ -31,6 +31,19 @@ pub struct Chip<'a> {
     pub units: u32,
     /// Whether there is a kernel of this name.
     pub has: &'a dyn Fn(&str) -> bool,
+    /// Whether the self-test found the kernel of this name wrong, so that there is none any more.
+    pub left_out: &'a dyn Fn(&str) -> bool,
+}
+
+impl Chip<'_> {
+    /// Why there is no kernel of this name.
+    fn missing(&self, name: &str) -> String {
+        if (self.left_out)(name) {
+            format!("GPU kernel {name} failed the self-test")
+        } else {
+            format!("there is no GPU kernel {name}")
+        }
+    }
 }
 
 /// Lowers `plan`, which must be sound.
@@ -150,14 +163,12 @@ impl<'a> Lowering<'a> {
 
     /// The name of a kernel for `weight`: `{prefix}_{format}{suffix}`.
     fn kernel(&self, prefix: &str, weight: &Weight, suffix: &str) -> Result<String, BackendError> {
-        let name = format_name(weight.ty).map(|format| format!("{prefix}_{format}{suffix}"));
-        match name.filter(|name| (self.chip.has)(name)) {
-            Some(name) => Ok(name),
-            None => {
-                let what = format!("tensor `{}`: no GPU kernel {prefix} for {}", weight.name, weight.ty.name());
-                Err(BackendError::Unsupported(what))
-            }
-        }
+        let why = match format_name(weight.ty).map(|format| format!("{prefix}_{format}{suffix}")) {
+            Some(name) if (self.chip.has)(&name) => return Ok(name),
+            Some(name) => self.chip.missing(&name),
+            None => format!("no GPU kernel {prefix} for {}", weight.ty.name()),
+        };
+        Err(BackendError::Unsupported(format!("tensor `{}`: {why}", weight.name)))
     }
 
     fn push(
@@ -179,7 +190,7 @@ impl<'a> Lowering<'a> {
         chunk: Option<u32>,
     ) -> Result<(), BackendError> {
         if !(self.chip.has)(&kernel) {
-            return self.unsupported(&format!("there is no GPU kernel {kernel}"));
+            return self.unsupported(&self.chip.missing(&kernel));
         }
         self.launches.push(Launch { kernel, grid, block, args, chunk, op: self.op });
         Ok(())
@@ -267,10 +278,12 @@ impl<'a> Lowering<'a> {
             Arg::Count(Dim::Rows, groups),
             Arg::F32(*eps),
         ];
-        if group as usize > TEAM_NORM_MAX {
+        let team = format!("{name}_team");
+        // A block computes short groups, too, if slowly.
+        if group as usize > TEAM_NORM_MAX || (!(self.chip.has)(&team) && (self.chip.has)(name)) {
             self.push(name, line(Extent::Ceil(Dim::Rows, groups, 1)), 256, args)?;
         } else {
-            self.push(format!("{name}_team"), line(Extent::Ceil(Dim::Rows, groups, 4)), 128, args)?;
+            self.push(team, line(Extent::Ceil(Dim::Rows, groups, 4)), 128, args)?;
         }
         Ok(1)
     }

@@ -20,6 +20,7 @@ pub mod module;
 pub mod objects;
 mod places;
 mod program;
+pub mod selftest;
 mod stream;
 pub mod sys;
 mod weights;
@@ -133,7 +134,8 @@ impl HipBackend {
         assert!(plan.gives_logits(), "a GPU has the last part of a model");
         device.select()?;
         let units = device.properties.compute_units;
-        let program = lower::lower(&plan, &Chip { units, has: &|name| kernels.get(name).is_some() })?;
+        let (has, left_out) = (|name: &str| kernels.get(name).is_some(), |name: &str| kernels.is_left_out(name));
+        let program = lower::lower(&plan, &Chip { units, has: &has, left_out: &left_out })?;
         let inputs = Inputs::new(&options, plan.caches.len());
         let failed = |e| device.error(e, 0, "a queue");
         let mut stream = Stream::new(device).map_err(failed)?;

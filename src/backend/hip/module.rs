@@ -3,7 +3,7 @@
 //! Guarantees to safe callers: a code object is only handed to the runtime after its metadata was
 //! read to the end; a [`Function`] lives no longer than its module; modules are unloaded once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
@@ -58,6 +58,8 @@ impl Function {
 /// The kernels of a device: the same for all models on it.
 pub struct Kernels {
     functions: HashMap<String, Arc<Function>>,
+    /// Kernels that the self-test found wrong: there, and not used.
+    left_out: BTreeSet<String>,
 }
 
 impl Kernels {
@@ -88,7 +90,7 @@ impl Kernels {
                 }
             }
         }
-        Ok(Self { functions })
+        Ok(Self { functions, left_out: BTreeSet::new() })
     }
 
     /// Loads the kernels that this build has for `device`, which must be this thread's.
@@ -106,9 +108,24 @@ impl Kernels {
         Self::load(device, &objects)
     }
 
-    /// The kernel of this name.
+    /// The kernel of this name, if it is used.
     pub fn get(&self, name: &str) -> Option<&Arc<Function>> {
-        self.functions.get(name)
+        self.functions.get(name).filter(|_| !self.is_left_out(name))
+    }
+
+    /// All kernels that are used, by name.
+    pub fn all(&self) -> BTreeMap<&str, &Arc<Function>> {
+        self.functions.iter().map(|(name, f)| (name.as_str(), f)).filter(|(name, _)| !self.is_left_out(name)).collect()
+    }
+
+    /// Uses the kernel of this name no more.
+    pub fn leave_out(&mut self, name: &str) {
+        self.left_out.insert(name.to_owned());
+    }
+
+    /// Whether there is a kernel of this name that is not used.
+    pub fn is_left_out(&self, name: &str) -> bool {
+        self.left_out.contains(name)
     }
 }
 

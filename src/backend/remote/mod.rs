@@ -10,12 +10,14 @@
 //!   [`wire::FromWorker`]), as messages of a socket that also carries descriptors.
 //! - [`mailbox`]: a model's shared memory; one step at a time is in it.
 //! - [`process`]: a worker, as the daemon sees it.
+//! - [`selftest`]: what a worker's test of its kernels comes to, and what is kept of it.
 //!
 //! A step costs two system calls on each side and copies its logits once more. A worker that died
 //! is noticed at once, because its end of the model's doorbell closes.
 
 pub mod mailbox;
 pub mod process;
+pub mod selftest;
 pub mod wire;
 
 use std::io::{ErrorKind, Read, Write};

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use super::RemoteBackend;
 use super::mailbox::{Mailbox, Shape};
+use super::selftest::{Tested, Watch};
 use super::wire::{DeviceInfo, FromWorker, LoadFailure, LoadOrder, NotUsable, ToWorker, Wire};
-use crate::base::limits::{WORKER_EXIT, WORKER_POLL, WORKER_STALL, WORKER_START};
+use crate::base::limits::{SELFTEST, SELFTEST_KERNEL, WORKER_EXIT, WORKER_POLL, WORKER_STALL, WORKER_START};
 
 /// Takes over a descriptor that came with a message.
 pub(super) fn adopt(raw: RawFd) -> File {
@@ -41,6 +42,7 @@ pub struct Wish<'a> {
 /// A running worker. It ends when the last one is dropped.
 pub struct Process {
     info: DeviceInfo,
+    tested: Option<Tested>,
     wire: Arc<Wire>,
     child: Mutex<Child>,
     loads: Mutex<HashMap<u64, mpsc::Sender<FromWorker>>>,
@@ -59,11 +61,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     /// Starts `command` with one end of a socket as its standard input and waits for its device.
-    /// `on_death` is called when it has died.
+    /// `on_death` is called when it has died; `watch` hears of the test of its kernels.
     ///
     /// # Errors
     /// Why the device cannot be used.
-    pub fn start(mut command: Command, on_death: Box<dyn Fn() + Send + Sync>) -> Result<Arc<Self>, NotUsable> {
+    pub fn start(
+        mut command: Command,
+        on_death: Box<dyn Fn() + Send + Sync>,
+        watch: &mut Watch,
+    ) -> Result<Arc<Self>, NotUsable> {
         let (ours, theirs) = Wire::pair().map_err(|e| format!("no socket for the GPU worker: {e}"))?;
         command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::null());
         let mut child = command.spawn().map_err(|e| format!("the GPU worker cannot be started: {e}"))?;
@@ -74,35 +80,38 @@ impl Process {
         let listening = Arc::clone(&wire);
         let (later, process) = mpsc::channel::<std::sync::Weak<Self>>();
         let spawned = std::thread::Builder::new().name("gpu worker".to_owned()).spawn(move || {
-            let Ok(Some((message, _))) = listening.receive::<FromWorker>() else { return };
-            if hello.send(message).is_err() {
-                return;
+            loop {
+                let Ok(Some((message, _))) = listening.receive::<FromWorker>() else { return };
+                let testing = matches!(message, FromWorker::Testing { .. } | FromWorker::Tested { .. });
+                if hello.send(message).is_err() {
+                    return;
+                }
+                if !testing {
+                    break;
+                }
             }
             let Ok(process) = process.recv() else { return };
             listen(&listening, &process);
         });
-        let info = match spawned.map(|_| first.recv_timeout(WORKER_START)) {
-            Ok(Ok(FromWorker::Ready(info))) => Ok(info),
-            Ok(Ok(FromWorker::Unusable(why))) => Err(why),
-            Ok(Ok(other)) => Err(format!("the GPU worker began with {other:?}").into()),
-            Ok(Err(RecvTimeoutError::Timeout)) => {
-                Err(format!("the GPU runtime did not start within {} s", WORKER_START.as_secs()).into())
-            }
-            Ok(Err(RecvTimeoutError::Disconnected)) => Err("the GPU worker died at its start".to_owned().into()),
-            Err(e) => Err(format!("no thread for the GPU worker: {e}").into()),
+        let info = match spawned {
+            Ok(_) => greeted(&first, watch),
+            Err(e) => Err(Silence::Said(format!("no thread for the GPU worker: {e}").into())),
         };
-        let info = match info {
-            Ok(info) => info,
-            Err(mut why) => {
-                let how = reap(&mut child);
-                if why.reason.ends_with("at its start") {
-                    why.reason += &format!(" ({how})");
-                }
-                return Err(why);
+        let info = info.map_err(|why| {
+            let how = reap(&mut child);
+            let during = watch.testing().map(|kernel| format!("the self-test of kernel {kernel}"));
+            match (why, during) {
+                (Silence::Said(why), None) => why,
+                (Silence::Said(why), Some(during)) => NotUsable { reason: format!("{during}: {}", why.reason), ..why },
+                (Silence::Death, None) => format!("the GPU worker died at its start ({how})").into(),
+                (Silence::Death, Some(during)) => format!("the GPU worker died in {during} ({how})").into(),
+                (Silence::Late(s), None) => format!("the GPU runtime did not start within {s} s").into(),
+                (Silence::Late(s), Some(during)) => format!("{during} did not end within {s} s").into(),
             }
-        };
+        })?;
         let process = Arc::new(Self {
             info,
+            tested: watch.tested(),
             wire,
             child: Mutex::new(child),
             loads: Mutex::new(HashMap::new()),
@@ -120,6 +129,11 @@ impl Process {
     /// The device.
     pub fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// What came of the self-test of its kernels.
+    pub fn tested(&self) -> Option<&Tested> {
+        self.tested.as_ref()
     }
 
     /// Its process id.
@@ -241,6 +255,43 @@ impl Process {
     }
 }
 
+/// Why a worker is not ready.
+enum Silence {
+    /// It, or the system, said so.
+    Said(NotUsable),
+    /// It has closed its socket.
+    Death,
+    /// It took longer than so many seconds.
+    Late(u64),
+}
+
+/// Waits until a worker is ready. A test of kernels has a bound of its own, and each kernel one.
+fn greeted(first: &mpsc::Receiver<FromWorker>, watch: &mut Watch) -> Result<DeviceInfo, Silence> {
+    let (mut limit, mut since, mut end) = (WORKER_START, Instant::now(), None);
+    loop {
+        let left = (limit - since.elapsed().min(limit))
+            .min(end.map_or(limit, |end: Instant| end.saturating_duration_since(Instant::now())));
+        match first.recv_timeout(left) {
+            Ok(FromWorker::Ready(info)) => return Ok(info),
+            Ok(FromWorker::Unusable(why)) => return Err(Silence::Said(why)),
+            Ok(message @ (FromWorker::Testing { .. } | FromWorker::Tested { .. })) => {
+                (limit, since) = (SELFTEST_KERNEL, Instant::now());
+                end = end.or_else(|| Some(Instant::now() + SELFTEST));
+                watch.hear(&message);
+            }
+            Ok(other) => return Err(Silence::Said(format!("the GPU worker began with {other:?}").into())),
+            Err(RecvTimeoutError::Disconnected) => return Err(Silence::Death),
+            Err(RecvTimeoutError::Timeout) if since.elapsed() >= limit => return Err(Silence::Late(limit.as_secs())),
+            // All of them are slow: it is not the fault of the one that is running.
+            Err(RecvTimeoutError::Timeout) => {
+                watch.acquit();
+                let why = format!("the self-test did not end within {} s", SELFTEST.as_secs());
+                return Err(Silence::Said(why.into()));
+            }
+        }
+    }
+}
+
 /// Passes on what a worker says until it ends.
 fn listen(wire: &Wire, process: &std::sync::Weak<Process>) {
     let said = loop {
@@ -251,7 +302,10 @@ fn listen(wire: &Wire, process: &std::sync::Weak<Process>) {
                     FromWorker::Progress { id, .. } | FromWorker::Loaded { id, .. } | FromWorker::Failed { id, .. } => {
                         *id
                     }
-                    FromWorker::Ready(_) | FromWorker::Unusable(_) => continue,
+                    FromWorker::Ready(_)
+                    | FromWorker::Unusable(_)
+                    | FromWorker::Testing { .. }
+                    | FromWorker::Tested { .. } => continue,
                 };
                 if let Some(load) = lock(&process.loads).get(&id) {
                     // Whoever waited may have gone.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::mailbox::Shape;
+use super::selftest::Tested;
 use crate::base::limits::{MODEL_PARTS_MAX, WORKER_MESSAGE_BYTES};
 
 /// A device as its worker found it.
@@ -74,9 +75,21 @@ pub enum ToWorker {
 /// What a worker says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// First message: the device can be used.
+    /// The self-test runs a kernel: if that is the last that is heard, it was this one.
+    Testing {
+        /// The kernel.
+        kernel: String,
+    },
+    /// What came of the self-test.
+    Tested {
+        /// Which kernels are not used.
+        result: Tested,
+        /// It was done now, not at an earlier start.
+        fresh: bool,
+    },
+    /// The device can be used: models may be loaded.
     Ready(DeviceInfo),
-    /// First and last message: it cannot.
+    /// Last message: it cannot.
     Unusable(NotUsable),
     /// How far a load is.
     Progress {

@@ -6,6 +6,7 @@
 //   HOSTHIP_DEVICES=1        devices; 0: a machine with ROCm and no card
 //   HOSTHIP_INTEGRATED=1     its memory is the machine's
 //   HOSTHIP_MEMORY_MB=4096   memory of each
+//   HOSTHIP_VERSION=70125424 version of runtime and driver
 //   HOSTHIP_THREADS          threads that run blocks (default: the machine's)
 //   HOSTHIP_ORDER=reverse    teams and lanes run from the last to the first: with a barrier
 //                            missing, one of the two orders goes wrong
@@ -18,6 +19,10 @@
 //   HOSTHIP_LOSE_AT=n        the nth launch and all calls to the device from then on fail
 //   HOSTHIP_ABORT_AT=n       the nth launch ends the process as ROCm does on a memory fault
 //   HOSTHIP_HANG_AT=n        work from the nth launch on never completes
+// Faults of one kernel, named:
+//   HOSTHIP_WRONG_IN=name    it does nothing
+//   HOSTHIP_ABORT_IN=name    it ends the process as ROCm does on a memory fault
+//   HOSTHIP_HANG_IN=name     it never completes, nor does work after it
 #pragma once
 #include <atomic>
 #include <string>
@@ -34,6 +39,8 @@ struct Settings {
   bool reverse, lazy;
   size_t align;
   u64 fail_malloc, fail_launch, lose_at, abort_at, hang_at;
+  std::string wrong_in, abort_in, hang_in;
+  int version;
 };
 const Settings& settings();
 
@@ -57,8 +64,8 @@ const Kernel* find_kernel(const std::string& name);
 // Runs all blocks of a launch.
 void run_grid(const Kernel& kernel, host::Dim grid, host::Dim block, void* const* params);
 
-// Counts a launch; the error that it is to return, if any.
-int count_launch();
+// Counts a launch of `kernel`; the error that it is to return, if any.
+int count_launch(const std::string& kernel);
 // Whether work hangs by now.
 bool hangs();
 

@@ -41,6 +41,10 @@ const Settings& settings() {
         number("HOSTHIP_LOSE_AT", 0),
         number("HOSTHIP_ABORT_AT", 0),
         number("HOSTHIP_HANG_AT", 0),
+        text("HOSTHIP_WRONG_IN", ""),
+        text("HOSTHIP_ABORT_IN", ""),
+        text("HOSTHIP_HANG_IN", ""),
+        (int)number("HOSTHIP_VERSION", 70'125'424),
     };
   }();
   return s;
@@ -51,17 +55,17 @@ int device_state() { return lost ? LAUNCH_FAILURE : SUCCESS; }
 int current_device() { return device; }
 bool hangs() { return hung; }
 
-int count_launch() {
+int count_launch(const std::string& kernel) {
   const u64 n = ++launches;
   const Settings& s = settings();
-  if (n == s.abort_at) {
+  if (n == s.abort_at || kernel == s.abort_in) {
     fputs("Memory access fault by GPU node-1 (Agent handle: 0x55d0) on address 0x7f0000000000. "
           "Reason: Page not present or supervisor privilege.\n",
           stderr);
     abort();
   }
   if (s.lose_at && n >= s.lose_at) lost = true;
-  if (s.hang_at && n >= s.hang_at) hung = true;
+  if ((s.hang_at && n >= s.hang_at) || kernel == s.hang_in) hung = true;
   if (n == s.fail_launch) return LAUNCH_FAILURE;
   return device_state();
 }
@@ -78,7 +82,7 @@ API int hipGetDevice(int* d) {
   return SUCCESS;
 }
 API int hipRuntimeGetVersion(int* v) {
-  *v = 70'125'424;
+  *v = settings().version;
   return SUCCESS;
 }
 API int hipDriverGetVersion(int* v) { return hipRuntimeGetVersion(v); }

@@ -1,9 +1,12 @@
 //! Logits of the GPU's path are those of the CPU's, in prefill, decode, and batches of both.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rocmforge::backend::Backend;
 use rocmforge::backend::cpu::{CpuBackend, CpuPool};
+use rocmforge::backend::hip::HipBackend;
+use rocmforge::backend::hip::module::Kernels;
 use rocmforge::backend::split::SplitBackend;
 use rocmforge::model::PlanOptions;
 use rocmforge::offline::drive::{Driver, Part};
@@ -28,8 +31,10 @@ fn cpu(plan: &Arc<Plan>) -> Driver {
     driver(CpuBackend::new(Arc::clone(plan), pool, STEP, STEP).expect("all kernels exist"), plan)
 }
 
-fn hip(gpu: &Gpu, plan: &Arc<Plan>) -> Driver {
-    driver(gpu.start(plan, Gpu::options(STEP)).expect("all kernels exist"), plan)
+fn hip(gpu: &Gpu, kernels: &Kernels, plan: &Arc<Plan>) -> Driver {
+    let go_on = &mut |_, _| ControlFlow::Continue(());
+    let backend = HipBackend::new(&gpu.device, kernels, Arc::clone(plan), Gpu::options(STEP), go_on);
+    driver(backend.expect("all kernels exist"), plan)
 }
 
 /// The layers before `layer` on the CPU, the rest on the GPU.
@@ -99,9 +104,9 @@ fn check(name: &str, how: &str, within: Within, got: &[f32], want: &[f32]) {
     }
 }
 
-/// Chunks of all kinds: prefill, each size of decode kernels, and what is left over.
+/// The GPU's path with all kernels, and divided with the CPU.
 fn compare(gpu: &Gpu, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u32]) {
-    compare_with(hip(gpu, plan), name, plan, within, tokens);
+    compare_with(hip(gpu, &gpu.kernels, plan), name, plan, within, tokens);
     // What the halves compute does not depend on the caches' type.
     let f32_caches = plan.caches.iter().all(|c| c.kv_type == KvType::F32);
     if plan.layers.len() > 1 && f32_caches {
@@ -111,6 +116,7 @@ fn compare(gpu: &Gpu, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u3
     }
 }
 
+/// Chunks of all kinds: prefill, each size of decode kernels, and what is left over.
 fn compare_with(mut hip: Driver, name: &str, plan: &Arc<Plan>, within: Within, tokens: &[u32]) {
     let mut cpu = cpu(plan);
     let want = logits(&mut cpu, tokens, STEP);
@@ -147,7 +153,7 @@ fn compare_with(mut hip: Driver, name: &str, plan: &Arc<Plan>, within: Within, t
 
 /// Coded weights: no further from the exact result than llama.cpp's own path, in prefill and decode.
 fn as_good_as_llama_cpp(gpu: &Gpu, golden: &Tiny, theirs: f64) {
-    let mut hip = hip(gpu, &Arc::new(golden.plan()));
+    let mut hip = hip(gpu, &gpu.kernels, &Arc::new(golden.plan()));
     for chunk in [STEP, 1] {
         let ours = rms_difference(&logits(&mut hip, &golden.tokens, chunk), &golden.logits());
         println!("{}, steps of {chunk}: {ours:.5} of {theirs:.5}", golden.name);
@@ -177,6 +183,13 @@ pub fn every_op_in_f32() {
     let gpu = gpu().expect("asked for before");
     let plan = Arc::new(plan::plan(GgmlType::F32, KvType::F32));
     compare(gpu, "every op", &plan, within(true, KvType::F32), &tokens());
+}
+
+/// [`every_op`] with weights of `ty` and only these kernels.
+pub fn every_op_with(kernels: &Kernels, ty: GgmlType) {
+    let gpu = gpu().expect("asked for before");
+    let plan = Arc::new(plan::plan(ty, KvType::F16));
+    compare_with(hip(gpu, kernels, &plan), "every op", &plan, within(false, KvType::F16), &tokens()[..60]);
 }
 
 fn tokens() -> Vec<u32> {

@@ -15,3 +15,4 @@ mod agree;
 mod device;
 mod faults;
 mod memory;
+mod selftest;

@@ -8,6 +8,7 @@ use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use rocmforge::api::admin::{Admin, PeerUid, router};
 use rocmforge::proto::admin::Reloaded;
+use rocmforge::proto::selftest::SelfTest;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -30,6 +31,10 @@ impl Client {
             reload: Box::new(|uid| {
                 assert_eq!(uid, Some(1234));
                 Box::pin(async { Ok(Reloaded { needs_restart: vec!["http.listen".to_owned()] }) })
+            }),
+            selftest: Box::new(|uid| {
+                assert_eq!(uid, Some(1234));
+                Box::pin(async { Ok(vec![SelfTest { device: "gpu0".to_owned(), kernels: 3, ..SelfTest::default() }]) })
             }),
             drain: Box::new(move |uid| {
                 let registry = stopping.clone();
@@ -119,6 +124,8 @@ async fn a_model_from_load_to_evict() {
     assert_eq!(asked.collect::<Vec<_>>(), ["load", "pin", "load", "evict"], "every change has its uid: {why}");
     assert!(c.lines("GET", "/events", Value::Null).await.len() > 5);
     assert_eq!(c.call("GET", "/config", Value::Null).await.1["models.autoload"], true);
+    let (status, tested) = c.call("POST", "/selftest", Value::Null).await;
+    assert_eq!((status, &tested[0]["device"], &tested[0]["kernels"]), (StatusCode::OK, &json!("gpu0"), &json!(3)));
     let (status, reloaded) = c.call("POST", "/reload", Value::Null).await;
     assert_eq!((status, &reloaded["needs_restart"]), (StatusCode::OK, &json!(["http.listen"])));
 }

@@ -3,6 +3,7 @@
 use super::{Input, Lowering, QUANTIZE_ELEMENTS, at, buffer, format_name, input_of, line, matrix, vector};
 use crate::backend::BackendError;
 use crate::backend::hip::program::{Arg, Dim, Extent, GEMV_MAX, Mode, Target};
+use crate::plan::Weight;
 use crate::plan::op::{Activation, BufId, Op, Projection, WeightId};
 
 /// Matrices of one launch.
@@ -126,7 +127,7 @@ impl Lowering<'_> {
         if !unused(*gate) || !unused(*up) {
             return Ok(None);
         }
-        let Ok(kernel) = self.kernel("gemv_glu", weight, &format!("_c{columns}")) else { return Ok(None) };
+        let Ok(kernel) = self.for_columns("gemv_glu", weight, columns) else { return Ok(None) };
         let n = self.width(*out);
         let (values, scales) = self.few_input(x, a.weight);
         let act = match act {
@@ -168,6 +169,16 @@ impl Lowering<'_> {
         (self.chip.has)(&name).then_some(name)
     }
 
+    /// The kernel for so many columns; where there is none, one for more computes them as well.
+    fn for_columns(&self, prefix: &str, weight: &Weight, columns: u32) -> Result<String, BackendError> {
+        let of = |columns: u32| self.kernel(prefix, weight, &format!("_c{columns}"));
+        let mut more = Mode::ALL.iter().filter_map(|mode| match mode {
+            Mode::Few { columns: more } if *more > columns => of(*more).ok(),
+            _ => None,
+        });
+        of(columns).or_else(|missing| more.next().ok_or(missing))
+    }
+
     /// Products with a few rows, up to three matrices in a launch, of one type or of two for which there
     /// is a kernel.
     fn few(&mut self, x: BufId, products: &[Product], columns: u32, chunk: Option<u32>) -> Result<(), BackendError> {
@@ -189,7 +200,7 @@ impl Lowering<'_> {
                 }
                 !fits
             });
-            let kernel = self.kernel("gemv", self.plan.weight(together[0].weight), &format!("_c{columns}"))?;
+            let kernel = self.for_columns("gemv", self.plan.weight(together[0].weight), columns)?;
             let rows = together.iter().map(|p| self.width(p.out)).sum::<u32>();
             let matrices = [0, 1, 2].map(|i| together.get(i).copied());
             self.few_together(x, kernel, matrices, rows.div_ceil(4), chunk)?;

@@ -7,9 +7,13 @@ use crate::plan::check::tests::tiny_plan;
 use crate::plan::op::{Projection, RopeId};
 use std::sync::Arc;
 
+fn chip(has: &dyn Fn(&str) -> bool) -> Chip<'_> {
+    Chip { units: 48, has, left_out: &|_| false }
+}
+
 fn lowered(plan: &Plan) -> Program {
     plan.check().expect("a sound plan");
-    lower(plan, &Chip { units: 48, has: &|_| true }).expect("all kernels exist")
+    lower(plan, &chip(&|_| true)).expect("all kernels exist")
 }
 
 /// Gives a weight another type; its bytes are zeros.
@@ -121,7 +125,7 @@ fn f32_weights_stay_exact_with_many_rows() {
 fn mixed_types_have_their_own_launches_and_share_the_input() {
     let mut plan = plan(GgmlType::Q4_0);
     retype(&mut plan, 4, GgmlType::Q8_0);
-    let chip = Chip { units: 48, has: &|name| !name.starts_with("gemv_q4_0_q8_0") };
+    let chip = Chip { units: 48, has: &|name| !name.starts_with("gemv_q4_0_q8_0"), left_out: &|_| false };
     let launches = &lower(&plan, &chip).expect("all kernels exist").segments[0].modes[0];
     assert_eq!(names(launches)[1..4], ["norm_rms_q8", "gemv_q4_0_c1", "gemv_q8_0_c1"]);
     assert_eq!(launches[3].args[0], matrix(WeightId(4)));
@@ -135,7 +139,9 @@ fn mixed_types_have_their_own_launches_and_share_the_input() {
     let mut two = plan.clone();
     let Op::Linear { projections, .. } = &mut two.ops[2] else { panic!() };
     projections.remove(1);
-    let launches = &lower(&two, &Chip { units: 48, has: &|_| true }).expect("all kernels exist").segments[0].modes[0];
+    let launches =
+        &lower(&two, &Chip { units: 48, has: &|_| true, left_out: &|_| false }).expect("all kernels exist").segments[0]
+            .modes[0];
     assert_eq!(launches[2].args[..3], [matrix(WeightId(2)), at(Target::Null), matrix(WeightId(4))]);
     assert_eq!(launches[2].args[10..13], [32, 0, 16].map(Arg::U32));
     // Someone multiplies the numbers themselves: the norm writes them, too.
@@ -296,7 +302,7 @@ fn head_norms_take_teams() {
 #[test]
 fn the_matrix_unit_attends_to_whole_tiles_in_f16() {
     let prefill = |p: &Plan, has: &dyn Fn(&str) -> bool| {
-        let program = lower(p, &Chip { units: 48, has }).expect("all kernels exist");
+        let program = lower(p, &chip(has)).expect("all kernels exist");
         let launches = &program.segments[0].modes[4];
         launches.iter().find(|l| l.args.contains(&at(Target::Tiles))).expect("one").kernel.clone()
     };
@@ -314,13 +320,13 @@ fn the_matrix_unit_attends_to_whole_tiles_in_f16() {
 fn what_has_no_kernel_is_named() {
     let says = |plan: &Plan, has: &dyn Fn(&str) -> bool| {
         let has = |name: &str| has(name) && !name.starts_with("rope_store");
-        lower(plan, &Chip { units: 48, has: &has }).expect_err("no").to_string()
+        lower(plan, &chip(&has)).expect_err("no").to_string()
     };
     let mut p = plan(GgmlType::Q4_0);
     retype(&mut p, 5, GgmlType::IQ4_NL);
     assert_eq!(says(&p, &|_| true), "tensor `wo`: no GPU kernel gemv for IQ4_NL");
     let p = plan(GgmlType::Q4_0);
-    assert_eq!(says(&p, &|name| name != "embed_q4_0"), "tensor `embd`: no GPU kernel embed for Q4_0");
+    assert_eq!(says(&p, &|name| name != "embed_q4_0"), "tensor `embd`: there is no GPU kernel embed_q4_0");
     assert_eq!(says(&p, &|name| name != "rope"), "op 3 (rope): there is no GPU kernel rope");
     let mut p = plan(GgmlType::Q4_0);
     p.caches[0].head_dim = 258;
@@ -328,6 +334,41 @@ fn what_has_no_kernel_is_named() {
     // What only saves time may be missing.
     let p = plan(GgmlType::Q4_0);
     let has = |name: &str| !name.starts_with("norm_rms_q8") && !name.starts_with("gemv_glu");
-    let program = lower(&p, &Chip { units: 48, has: &has }).expect("computed with others");
+    let program = lower(&p, &chip(&has)).expect("computed with others");
     assert_eq!(names(&program.segments[0].modes[0])[1..4], ["norm_rms_team", "quantize_q8", "gemv_q4_0_c1"]);
+}
+
+#[test]
+fn a_kernel_that_failed_its_test_is_named_unless_another_does_its_work() {
+    let p = plan(GgmlType::Q4_0);
+    let without = |wrong: &'static str| {
+        let (has, left_out) = (move |name: &str| name != wrong, move |name: &str| name == wrong);
+        lower(&p, &Chip { units: 48, has: &has, left_out: &left_out })
+    };
+    for wrong in ["gemm_q4_0", "gemv_q4_0_c8", "attend_split_f16_64", "add_rows", "embed_q4_0"] {
+        match without(wrong) {
+            Err(e) => assert!(e.to_string().ends_with(&format!("GPU kernel {wrong} failed the self-test")), "{e}"),
+            Ok(_) => assert_eq!(wrong, "add_rows", "sums are made by the products here"),
+        }
+    }
+    let replaced = |wrong, segment: usize, mode: usize, by| {
+        let program = without(wrong).expect("another does it");
+        let names = names(&program.segments[segment].modes[mode]).join(" ");
+        assert!(!names.split(' ').any(|n| n == wrong) && names.contains(by), "{names}");
+    };
+    replaced("gemv_q4_0_c1", 0, 0, "gemv_q4_0_c2");
+    replaced("gemv_q4_0_c4", 0, 2, "gemv_q4_0_c8");
+    replaced("gemv_glu_q4_0_c2", 1, 1, "gemv_glu_q4_0_c4");
+    replaced("gemv_glu_q4_0_c8", 1, 3, "gemv_q4_0_c8 glu_silu");
+    replaced("norm_rms_q8", 0, 0, "norm_rms_team quantize_q8");
+    replaced("attend_mma_64", 0, 4, "attend_tile_f16_64");
+    replaced("rope_store_f16", 0, 0, "rope rope store_f16");
+    let mut p = plan(GgmlType::F32);
+    p.ops.insert(
+        3,
+        Op::Norm { kind: NormKind::Layer, x: BufId(2), weight: None, bias: None, group: 16, eps: 1e-5, out: BufId(2) },
+    );
+    let program = lower(&p, &chip(&|name| name != "norm_layer_team")).expect("a block does it");
+    let norm = program.segments[0].modes[1].iter().find(|l| l.kernel == "norm_layer").expect("one");
+    assert_eq!((norm.grid[0], norm.block), (Extent::Ceil(Dim::Rows, 2, 1), 256));
 }

@@ -30,7 +30,7 @@ fn ready() -> String {
 fn worker(rest: &str) -> Arc<Process> {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("printf '{}' >&0; {rest}", ready())]);
-    Process::start(command, Box::new(|| ())).expect("a worker")
+    Process::start(command, Box::new(|| ()), &mut Watch::default()).expect("a worker")
 }
 
 fn load(process: &Arc<Process>, stall: Duration) -> Result<RemoteBackend, LoadFailure> {
