@@ -36,10 +36,11 @@ pub fn compare(case: &Case, after: &[u8]) -> Option<Failure> {
 
 fn differs(case: &Case, want: &Want, after: &[u8]) -> Option<Failure> {
     let got = want.ty.read(&after[want.piece.0.clone()]);
-    // Not `>`: NaN is no number within bounds.
-    let wrong = |i: &usize| !((got[*i] - want.numbers[*i]).abs() <= want.within[*i]);
-    let first = (0..want.numbers.len()).find(wrong)?;
-    let count = (0..want.numbers.len()).filter(wrong).count();
+    // NaN is within no bounds.
+    let right = |i: usize| (got[i] - want.numbers[i]).abs() <= want.within[i];
+    let mut wrong = (0..want.numbers.len()).filter(|i| !right(*i));
+    let first = wrong.next()?;
+    let count = 1 + wrong.count();
     let (name, n, what) = (want.name, want.numbers.len(), case.what);
     Some(Failure {
         kernel: case.kernel.clone(),
