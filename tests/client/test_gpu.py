@@ -37,6 +37,16 @@ def device(daemon, name):
     return {m["id"]: m.get("device") for m in daemon.ask("ps")}.get(name)
 
 
+def metrics(daemon):
+    """What Prometheus would read."""
+    connection = daemon.connect()
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
 def plants_faults():
     """Whether the test device plants faults on demand."""
     return b"HOSTHIP_FAIL_MALLOC" in Path(LIBRARY).read_bytes()
@@ -65,7 +75,7 @@ class Placement(Case):
             self.assertEqual(status, 200, body)
             self.assertEqual(headers["x-rocmforge-device"], GPU)
             self.assertEqual(device(daemon, model), GPU)
-            self.assertIn(f'rocmforge_model_device{{device="{GPU}",model="{model}"}} 1', daemon.get("/metrics")[1])
+            self.assertIn(f'rocmforge_model_device{{device="{GPU}",model="{model}"}} 1', metrics(daemon))
             texts[model] = body["choices"][0]["message"]["content"]
         self.assertGreater(reserved(daemon, "gpu0"), 0)
         self.assertEqual(len(worker(daemon)), 1, "one worker for all models of a device")
@@ -190,7 +200,7 @@ class Placement(Case):
         self.assertIn("/nonexistent/libamdhip64.so", str(daemon.ask("devices")))
         self.assertIn("/nonexistent/libamdhip64.so", daemon.ask("show", "qwen2")["device_reason"])
         self.assertIn("/nonexistent/libamdhip64.so", str(daemon.get("/health")[1]["devices"]))
-        self.assertIn("/nonexistent/libamdhip64.so", daemon.get("/metrics")[1])
+        self.assertIn("/nonexistent/libamdhip64.so", metrics(daemon))
         daemon.ask("evict", "qwen2")
         refused = daemon.ctl("load", "qwen2", "--device", "gpu")
         self.assertEqual(refused.returncode, 1)
