@@ -3,7 +3,6 @@
 use super::{Input, Lowering, at, buffer, pairs};
 use crate::backend::BackendError;
 use crate::backend::hip::program::{Arg, Dim, Extent, Mode, Target};
-use crate::base::limits::KV_BLOCK_TOKENS;
 use crate::plan::cache::{CacheGroup, KvType};
 use crate::plan::op::{Attention, BufId, CacheId, Op};
 
@@ -17,17 +16,10 @@ pub fn capacity(group: &CacheGroup) -> Option<usize> {
     CAPACITIES.into_iter().find(|&c| dim <= c).filter(|_| even)
 }
 
-fn kv_name(kv_type: KvType) -> &'static str {
-    match kv_type {
-        KvType::F16 => "f16",
-        KvType::F32 => "f32",
-    }
-}
-
 /// Bytes from a block's start to the keys and to the values of layer `slot`.
 fn offsets(group: &CacheGroup, slot: u32) -> Option<(u32, u32)> {
     let layer = group.block_bytes() / group.n_layer as u64;
-    let keys = (group.n_head_kv * KV_BLOCK_TOKENS * group.head_dim * group.kv_type.bytes()) as u64;
+    let keys = group.key_bytes() as u64;
     let start = layer * u64::from(slot);
     Some((u32::try_from(start).ok()?, u32::try_from(start + keys).ok()?))
 }
@@ -55,7 +47,7 @@ impl Lowering<'_> {
             Arg::U32(group.head_dim_v as u32),
         ];
         let grid = [Extent::each(Dim::Rows), Extent::Fixed(1), Extent::Fixed(1)];
-        self.push(format!("store_{}", kv_name(group.kv_type)), grid, 256, args)
+        self.push(format!("store_{}", group.kv_type.name()), grid, 256, args)
     }
 
     /// Spans of one token at the batch's start are row by row the first rows: their keys are split
@@ -68,7 +60,7 @@ impl Lowering<'_> {
             return self.unsupported(&format!("heads of {k} and {v} elements: even ones up to 256 can be computed"));
         };
         let (off_k, off_v) = self.offsets(group, a.slot)?;
-        let kv = kv_name(group.kv_type);
+        let kv = group.kv_type.name();
         let (n_head, n_head_kv) = (a.n_head as u32, group.n_head_kv as u32);
         let split = Dim::Splits(a.cache.0);
         let heads = |args: &mut Vec<Arg>| {
@@ -153,7 +145,7 @@ impl Lowering<'_> {
         };
         let Some((q, rope, cache, slot, k, v)) = fused else { return self.simple(op).map(|()| 1) };
         let group = &plan.caches[cache.0 as usize];
-        let kernel = format!("rope_store_{}", kv_name(group.kv_type));
+        let kernel = format!("rope_store_{}", group.kv_type.name());
         if !(self.chip.has)(&kernel) {
             return self.simple(op).map(|()| 1);
         }
