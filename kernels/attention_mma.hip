@@ -47,8 +47,11 @@ template <class T> RF_DEV void load_values(const T* v, u32 dim, u32 c, u32 hi, f
   const u32 key = wave_lane() % 16 * 2;
 #pragma unroll
   for (u32 n = 0; n < 8 / PER_ROW; n++) {
-    const u32 i = n * PER_ROW + wave_lane() / 16, at = c * 64 + i * 8;
-    if (at >= dim) continue;
+    const u32 i = n * PER_ROW + wave_lane() / 16;
+    u32 at = c * 64 + i * 8;
+    // Nobody looks at what is behind the end. (Branches here take more scalar registers than there are in q8_0.)
+    if (CODED<T>) at = at < dim ? at : 0;
+    else if (at >= dim) continue;
     const h8 zero = (h8)((f16)0.f);
     const h8 a = key <= hi ? eight(v, dim, key, at) : zero;
     const h8 b = key < hi ? eight(v, dim, key + 1, at) : zero;

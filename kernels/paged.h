@@ -11,11 +11,11 @@ struct Span {
 struct Code {
   i8 q;
 };
-template <class T> constexpr bool CODED = false;
-template <> constexpr bool CODED<Code> = true;
+template <class T> inline constexpr bool CODED = false;
+template <> inline constexpr bool CODED<Code> = true;
 // Bytes of a head of one element in a block: those of its 32 tokens.
-template <class T> constexpr u32 HEAD_BYTES = 32 * sizeof(T);
-template <> constexpr u32 HEAD_BYTES<Code> = 34;
+template <class T> inline constexpr u32 HEAD_BYTES = 32 * sizeof(T);
+template <> inline constexpr u32 HEAD_BYTES<Code> = 34;
 
 // One layer, as one key head sees it.
 struct Layer {

@@ -94,10 +94,14 @@ impl Lowering<'_> {
         let grid = [Extent::each(Dim::Decodes), Extent::Fixed(n_head), Extent::Fixed(1)];
         self.push(format!("attend_combine_{}{d}", if coded { "q8_" } else { "" }), grid, 64, args)?;
 
-        // The matrix unit takes whole tiles of 16 elements from a cache in f16.
+        // The matrix unit takes whole tiles of 16 elements from a cache in f16 or q8_0.
         let whole = group.head_dim.is_multiple_of(16) && group.head_dim_v.is_multiple_of(16);
-        let matrix = Some(format!("attend_mma_{d}"))
-            .filter(|name| whole && group.kv_type == KvType::F16 && (self.chip.has)(name));
+        let matrix = match group.kv_type {
+            KvType::F16 => Some(format!("attend_mma_{d}")),
+            KvType::Q8_0 => Some(format!("attend_mma_q8_0_{d}")),
+            KvType::F32 => None,
+        };
+        let matrix = matrix.filter(|name| whole && (self.chip.has)(name));
         let kernel = matrix.unwrap_or_else(|| format!("attend_tile_{kv}_{d}"));
         let mut args = vec![buffer(a.q), buffer(a.out), spans, at(Target::Tiles)];
         heads(&mut args);
