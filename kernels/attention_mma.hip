@@ -49,8 +49,9 @@ template <class T> RF_DEV void load_values(const T* v, u32 dim, u32 c, u32 hi, f
   for (u32 n = 0; n < 8 / PER_ROW; n++) {
     const u32 i = n * PER_ROW + wave_lane() / 16;
     u32 at = c * 64 + i * 8;
-    // Nobody looks at what is behind the end. (Branches here take more scalar registers than there are in q8_0.)
-    if (CODED<T>) at = at < dim ? at : 0;
+    // Nobody looks at what is behind the end. Branches take scalar registers, of which a wave64 needs more; clamps
+    // take vector registers, of which a wave32 has fewer.
+    if (CODED<T> && RF_WAVE == 64) at = at < dim ? at : 0;
     else if (at >= dim) continue;
     const h8 zero = (h8)((f16)0.f);
     const h8 a = key <= hi ? eight(v, dim, key, at) : zero;
