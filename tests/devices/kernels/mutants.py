@@ -33,7 +33,7 @@ MUTANTS = [
     ("rope.hip", "return e == a ?", "return e < half ?", "rope"),
     ("rope.hip", "e < half ? e : e - half", "e % 32", "rope"),
     ("kv_q8_0.h", "+ j / 32 * 32;", "+ 0 * j;", "attention"),
-    ("attention.hip", "at < values.lo || at > values.hi ? 0.f : ", "", "attention"),
+    ("attention.hip", "at > values.hi ? 0.f", "at > values.hi + 32 ? 0.f", "attention"),
     ("attention.hip", "own < dim ? own : 0", "own", "attention"),
     ("attention.hip", "next_d = scales[next / 32 * 32]", "next_d = scales[0]", "attention"),
     ("attention_mma.hip", "+ at / 32 * 32;", "+ 0 * at;", "attention"),
