@@ -1,5 +1,5 @@
 // Causal attention over the paged cache: an online softmax, block of 32 keys by block (Milakov &
-// Gimelshein 2018; Dao et al. 2022). Prefill over f16 has a faster form in attention_mma.hip.
+// Gimelshein 2018; Dao et al. 2022). Prefill over f16 and q8_0 has a faster form in attention_mma.hip.
 //
 // A team works on one block of keys at a time for several *rows* that share a key head: query heads
 // of one token in decode, neighbouring tokens of one head in prefill. For the scores a lane is a
@@ -7,10 +7,16 @@
 // lanes, come from LDS.
 //
 // D is the capacity for head_dim and head_dim_v, which are even; scores are in powers of two.
-#include "paged.h"
+#include "kv_q8_0.h"
 #include "rotary.h"
 
-// The rows of a team. A lane has the pairs 2 (lane + 32 j) of each row's result.
+// Where pair j of a lane lies in a row of values: pairs of all lanes side by side, or in q8_0 those of a
+// lane, so that it loads its codes at once and needs one scale.
+template <class T, u32 D> RF_DEV u32 element(u32 j) {
+  return CODED<T> ? lane() * (D / 32) + 2 * j : 2 * lane() + 64 * j;
+}
+
+// The rows of a team. A lane has the pairs `element(j)` of each row's result.
 template <u32 D, u32 R> struct Rows {
   u32 position[R];    // of its token; none is below that of row 0
   float top[R];       // largest score so far
@@ -57,6 +63,50 @@ template <class T, u32 N, u32 DEEP, u32 D, u32 R> RF_DEV void dots(const T* key,
   }
 }
 
+// The same with a key in q8_0: 16 codes at once, of which the next are loaded while these are worked on.
+template <u32 D, u32 R> RF_DEV void dots_q8_0(u64 head, const float* q, u32 dim, float* s) {
+  const u4* codes = global_at<const u4>(head + lane() * dim);
+  const f16* scales = scales_at(head, dim, 0) + lane();
+  u4 own = codes[0];
+  f16 d = scales[0];
+#pragma unroll 1
+  for (u32 i = 0; i < dim; i += 16) {
+    const u32 next = i + 16 < dim ? i + 16 : i;
+    const u4 next_own = codes[next / 16];
+    const f16 next_d = scales[next / 32 * 32];
+    float t[R];
+#pragma unroll
+    for (u32 r = 0; r < R; r++) t[r] = 0.f;
+#pragma unroll
+    for (u32 w = 0; w < 4; w++) {
+      const h2 a = code_pair(own[w], 0), b = code_pair(own[w], 1);
+#pragma unroll
+      for (u32 r = 0; r < R; r++) {
+        const f4 x = *(const f4*)(q + r * D + i + 4 * w);
+        t[r] = rf_fma(x[0], (float)a[0], t[r]), t[r] = rf_fma(x[1], (float)a[1], t[r]);
+        t[r] = rf_fma(x[2], (float)b[0], t[r]), t[r] = rf_fma(x[3], (float)b[1], t[r]);
+      }
+    }
+#pragma unroll
+    for (u32 r = 0; r < R; r++) s[r] = rf_fma((float)d, t[r], s[r]);
+    own = next_own, d = next_d;
+  }
+}
+
+// AHEAD, what was loaded ahead, tells how many registers there are to spare.
+template <class T, u32 D, u32 R, u32 AHEAD> RF_DEV void scores(u64 head, const float* q, u32 dim, float* s) {
+  if constexpr (CODED<T>) {
+    dots_q8_0<D, R>(head, q, dim, s);
+  } else {
+    const T* key = global_at<const T>(head) + lane() * dim;
+    constexpr u32 DEEP = AHEAD <= 4 ? 1 : (R > 4 || D == 64 ? 4 : 8) / sizeof(T);
+    if (dim % (16 * DEEP) == 0) dots<T, 8, DEEP, D, R>(key, q, dim, s);
+    else if (dim % 16 == 0) dots<T, 8, 1, D, R>(key, q, dim, s);
+    else if (dim % 4 == 0) dots<T, 2, 1, D, R>(key, q, dim, s);
+    else dots<T, 1, 1, D, R>(key, q, dim, s);
+  }
+}
+
 // Values of keys first .. first + N of a block, of the pairs that a lane has.
 template <class T, u32 D, u32 N> struct Values {
   typedef RF_VECTOR(T, 2) Pair;
@@ -66,13 +116,14 @@ template <class T, u32 D, u32 N> struct Values {
 // Those that no row sees weigh nothing, but 0 * NaN is not 0 and memory behind the last token is undefined: a
 // key that is seen, lo .. hi, stands in for them.
 template <class T, u32 D, u32 N>
-RF_DEV void load_values(const T* v, u32 dim, u32 first, u32 lo, u32 hi, Values<T, D, N>& to) {
+RF_DEV void load_values(u64 head, u32 dim, u32 first, u32 lo, u32 hi, Values<T, D, N>& to) {
+  const T* v = global_at<const T>(head);
 #pragma unroll
   for (u32 i = 0; i < N; i++) {
     const u32 at = first + i, seen = at < lo ? lo : at > hi ? hi : at;
 #pragma unroll
     for (u32 j = 0; j < D / 64; j++) {
-      const u32 pair = 2 * lane() + 64 * j;
+      const u32 pair = element<T, D>(j);
       // Without a branch: lanes behind the end take what lane 0 has, and nobody looks at their result.
       to.x[i][j] = *(const typename Values<T, D, N>::Pair*)(v + seen * dim + (pair < dim ? pair : 0));
     }
@@ -97,6 +148,66 @@ RF_DEV void weigh(const Values<T, D, N>& values, const f4* p, u32 first, Rows<D,
     }
 }
 
+// In q8_0 any code is a number, and hidden keys have a scale of zero.
+template <u32 D, u32 N> struct Values<Code, D, N> {
+  static constexpr u32 WORDS = D < 128 ? 1 : D / 128, EIGHT = N < 8 ? N : 8;
+  typedef RF_VECTOR(f16, EIGHT) Scales;
+  u32 q[N][WORDS];
+  Scales d[N / EIGHT];
+  u32 lo, hi;
+};
+
+template <u32 D, u32 N>
+RF_DEV void load_values(u64 head, u32 dim, u32 first, u32 lo, u32 hi, Values<Code, D, N>& to) {
+  typedef Values<Code, D, N> V;
+  // As above: lanes behind the end take what lane 0 has.
+  const u32 own = element<Code, D>(0), at = own < dim ? own : 0;
+#pragma unroll
+  for (u32 i = 0; i < N; i++) {
+    const u64 from = head + (first + i) * dim + at;
+    if constexpr (D == 64) to.q[i][0] = *global_at<const u16>(from);
+    else if constexpr (D == 128) to.q[i][0] = *global_at<const u32>(from);
+    else {
+      const u2 q = *global_at<const u2>(from);
+      to.q[i][0] = q[0], to.q[i][1] = q[1];
+    }
+  }
+  const f16* scales = scales_at(head, dim, at) + first;
+#pragma unroll
+  for (u32 i = 0; i < N / V::EIGHT; i++) to.d[i] = *(const typename V::Scales*)(scales + i * V::EIGHT);
+  to.lo = lo, to.hi = hi;
+}
+
+template <u32 D, u32 R, u32 N>
+RF_DEV void weigh(const Values<Code, D, N>& values, const f4* p, u32 first, Rows<D, R>& rows) {
+  constexpr u32 EIGHT = Values<Code, D, N>::EIGHT;
+#pragma unroll
+  for (u32 t = 0; t < N / 4; t++) {
+    f2 x[4][D / 64];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+      const u32 n = 4 * t + i, at = first + n;
+      const float d = at < values.lo || at > values.hi ? 0.f : (float)values.d[n / EIGHT][n % EIGHT];
+#pragma unroll
+      for (u32 j = 0; j < D / 64; j++) {
+        const h2 pair = code_pair(values.q[n][j / 2], j % 2);
+        x[i][j] = (f2){(float)pair[0], (float)pair[1]} * d;
+      }
+    }
+#pragma unroll
+    for (u32 r = 0; r < R; r++) {
+      const f4 w = p[r * 8 + first / 4 + t];
+#pragma unroll
+      for (u32 j = 0; j < D / 64; j++)
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+          rows.acc[r][j][0] = rf_fma(w[i], x[i][j][0], rows.acc[r][j][0]);
+          rows.acc[r][j][1] = rf_fma(w[i], x[i][j][1], rows.acc[r][j][1]);
+        }
+    }
+  }
+}
+
 // Adds block `b` of the cache, which lies at `block`, to the rows. In LDS: q, the rows' queries with scale and log2 e, D
 // apart; p: R * 8 words, the team's own. AHEAD values are loaded before the scores are known, and at once:
 // where blocks of threads are few, as in decode, waiting for memory is what takes time.
@@ -108,7 +219,7 @@ RF_DEV void attend_block(const Layer& layer, u64 block, u32 b, const float* q, f
   for (u32 r = 0; r < R; r++) last = rows.position[r] > last ? rows.position[r] : last;
   const u32 first = first_visible(rows.position[0], layer.window);
   const u32 lo = first > b * 32 ? first - b * 32 : 0, hi = last - b * 32 < 31 ? last - b * 32 : 31;
-  const T* v = global_at<const T>(block + layer.off_v);
+  const u64 v = block + layer.off_v;
   Values<T, D, AHEAD> values;
   u32 at = lo / AHEAD * AHEAD;
   load_values(v, layer.head_dim_v, at, lo, hi, values);
@@ -116,13 +227,7 @@ RF_DEV void attend_block(const Layer& layer, u64 block, u32 b, const float* q, f
   float s[R];
 #pragma unroll
   for (u32 r = 0; r < R; r++) s[r] = 0.f;
-  const T* k = global_at<const T>(block + layer.off_k) + lane() * layer.head_dim;
-  // What was loaded ahead tells how many registers there are to spare.
-  constexpr u32 DEEP = AHEAD <= 4 ? 1 : (R > 4 || D == 64 ? 4 : 8) / sizeof(T);
-  if (layer.head_dim % (16 * DEEP) == 0) dots<T, 8, DEEP, D, R>(k, q, layer.head_dim, s);
-  else if (layer.head_dim % 16 == 0) dots<T, 8, 1, D, R>(k, q, layer.head_dim, s);
-  else if (layer.head_dim % 4 == 0) dots<T, 2, 1, D, R>(k, q, layer.head_dim, s);
-  else dots<T, 1, 1, D, R>(k, q, layer.head_dim, s);
+  scores<T, D, R, AHEAD>(block + layer.off_k, q, layer.head_dim, s);
 
 #pragma unroll
   for (u32 r = 0; r < R; r++) {
@@ -156,7 +261,7 @@ RF_DEV void attend_block(const Layer& layer, u64 block, u32 b, const float* q, f
 // ---- Decode: one token a span, its keys split over blocks of threads -------------------------
 
 // A token's query, key and value as their products made them, of one key head; k is null if the query is rotated, and
-// keys and values are in the cache.
+// keys and values are in the cache: always in q8_0, whose scales are of several elements.
 struct Fresh {
   const float *q, *k, *v;
   const f2* freqs;
@@ -208,7 +313,8 @@ RF_DEV void load_rows(const Fresh& a, const Layer& layer, u32 position, u32 n, u
     const u32 r = half + 2 * j;
     if (r < rows) {
       to[r * D + i] = x * a.scale;
-    } else if (r < all) {
+    } else if constexpr (!CODED<T>) {
+      if (r >= all) return;
       to[8 * D + i] = (float)(T)x;
       if (block) to_k[i] = (T)x;
     }
@@ -234,14 +340,16 @@ RF_DEV void load_rows(const Fresh& a, const Layer& layer, u32 position, u32 n, u
 #pragma unroll
     for (u32 j = 0; j < MOST; j++) put(j, i, x[j]);
   }
-  if (!a.k) return;
-  T* to_v = global_at<T>(block + layer.off_v) + position % 32 * layer.head_dim_v;
+  if constexpr (!CODED<T>) {
+    if (!a.k) return;
+    T* to_v = global_at<T>(block + layer.off_v) + position % 32 * layer.head_dim_v;
 #pragma unroll
-  for (u32 j = 0; j < VALUES; j++) {
-    const u32 i = tid_x() + 128 * j;
-    if (i >= layer.head_dim_v) break;
-    to[9 * D + i] = (float)(T)value[j];
-    if (block) to_v[i] = (T)value[j];
+    for (u32 j = 0; j < VALUES; j++) {
+      const u32 i = tid_x() + 128 * j;
+      if (i >= layer.head_dim_v) break;
+      to[9 * D + i] = (float)(T)value[j];
+      if (block) to_v[i] = (T)value[j];
+    }
   }
 }
 
@@ -297,7 +405,9 @@ RF_DEV void split_rows(const Layer& layer, u32 position, u32 b, u64 block, u32 e
   for (u32 r = 0; r < R; r++) rows.position[r] = position;
   const u32 step = 4 * n_split;
   barrier();
-  if (own && team() == 3) begin_with_own<D, R>(layer, lds.queries, rows);
+  if constexpr (!CODED<T>) {
+    if (own && team() == 3) begin_with_own<D, R>(layer, lds.queries, rows);
+  }
 #pragma unroll 1
   while (b < end) {
     // Addresses come one block ahead, the first with the queries.
@@ -320,7 +430,7 @@ RF_DEV void split_rows(const Layer& layer, u32 position, u32 b, u64 block, u32 e
     for (u32 r = 0; r < TOGETHER; r++)
 #pragma unroll
       for (u32 j = 0; j < D / 64; j++)
-        lds.accs[(team() * TOGETHER + r) * (D / 2) + lane() + 32 * j] = rows.acc[start + r][j];
+        lds.accs[(team() * TOGETHER + r) * (D / 2) + element<T, D>(j) / 2] = rows.acc[start + r][j];
     barrier();
 #pragma unroll 1
     for (u32 base = 0; base < ITEMS; base += 128) {
@@ -425,7 +535,7 @@ RF_DEV void split(Fresh a, float* part, Result to, u32* ended, const Span* spans
       const Span* spans, const u64* tables, const f2* freqs, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv,          \
       u32 head_dim, u32 head_dim_v, u32 n_rot, u32 pairs, float mscale, u32 stored, u32 numbers, float scale,          \
       u32 window, float softcap, u32 n_split) {                                                                        \
-    split<T, D>({q, stored ? nullptr : k, v, freqs, n_rot, pairs, mscale, scale * RF_LOG2E}, part,                     \
+    split<T, D>({q, stored || CODED<T> ? nullptr : k, v, freqs, n_rot, pairs, mscale, scale * RF_LOG2E}, part,                     \
                 {numbers ? out : nullptr, xq, xd, head_dim_v}, ended, spans, tables, off_k, off_v, n_head, n_head_kv,  \
                 head_dim, window, softcap, n_split);                                                                   \
   }                                                                                                                    \
@@ -436,6 +546,9 @@ ATTEND_SPLIT(attend_split_f16_256, f16, 256)
 ATTEND_SPLIT(attend_split_f32_64, float, 64)
 ATTEND_SPLIT(attend_split_f32_128, float, 128)
 ATTEND_SPLIT(attend_split_f32_256, float, 256)
+ATTEND_SPLIT(attend_split_q8_0_64, Code, 64)
+ATTEND_SPLIT(attend_split_q8_0_128, Code, 128)
+ATTEND_SPLIT(attend_split_q8_0_256, Code, 256)
 
 // ---- Prefill: tiles of 16 neighbouring tokens of a span, four a team --------------------------
 
@@ -474,7 +587,7 @@ RF_DEV void tile(const float* q, float* out, const Span* spans, const u2* tiles,
     float* to = out + (row + (u64)r * n_head) * head_dim_v;
 #pragma unroll
     for (u32 j = 0; j < D / 64; j++) {
-      const u32 i = 2 * lane() + 64 * j;
+      const u32 i = element<T, D>(j);
       if (r < n && i < head_dim_v) *(f2*)(to + i) = rows.acc[r][j] * inverse;
     }
   }
@@ -496,3 +609,6 @@ ATTEND_TILE(attend_tile_f16_256, f16, 256)
 ATTEND_TILE(attend_tile_f32_64, float, 64)
 ATTEND_TILE(attend_tile_f32_128, float, 128)
 ATTEND_TILE(attend_tile_f32_256, float, 256)
+ATTEND_TILE(attend_tile_q8_0_64, Code, 64)
+ATTEND_TILE(attend_tile_q8_0_128, Code, 128)
+ATTEND_TILE(attend_tile_q8_0_256, Code, 256)

@@ -1,9 +1,10 @@
-// Prefill attention over an f16 cache on the matrix unit: an online softmax like attention.hip's, for
+// Prefill attention over a cache in f16 or q8_0 on the matrix unit: an online softmax like attention.hip's, for
 // 16 neighbouring tokens of a span and one head. Each wave takes every WAVES-th block of 32 keys, and
 // what they have is joined at the end.
 //
-// For heads whose sizes are multiples of 16. Queries and probabilities are f16 here, sums are f32.
-#include "paged.h"
+// For heads whose sizes are multiples of 16. Queries and probabilities are f16 here, and what codes
+// stand for; sums are f32.
+#include "kv_q8_0.h"
 
 #define WAVES (128 / RF_WAVE)
 // Lanes that share a row of scores, and keys that each of them has.
@@ -13,43 +14,75 @@
 #define SCORES_LD 36
 #define WEIGHTS_LD 40
 #define VALUES_LD 40
+#define KEYS_LD 72
 
 template <u32 D> struct Memory {
   f16* queries;    // [16][D + 8]
   float* scores;   // the wave's: [16][SCORES_LD]
   f16* weights;    // the wave's: [16][WEIGHTS_LD]
-  f16* values;     // the wave's: [64][VALUES_LD], transposed: a row is one element of 32 keys
+  f16* values;     // the wave's: [64][VALUES_LD], transposed: a row is one element of 32 keys; before that
+                   // keys in q8_0: [32][KEYS_LD], 64 elements of each
   float* shrinks;  // the wave's: [16]
 };
 
+// Elements at .. at + 7 of a row of a head, which is what codes stand for.
+RF_DEV h8 eight(const f16* head, u32 dim, u32 row, u32 at) { return *(const h8*)(head + row * dim + at); }
+RF_DEV h8 eight(const Code* head, u32 dim, u32 row, u32 at) {
+  const f16* scales = (const f16*)(head + 32 * dim) + at / 32 * 32;
+  return halves(*(const u2*)(head + row * dim + at), scales[row]);
+}
+
+// Elements from .. from + 63 of a block's 32 keys in q8_0.
+RF_DEV void load_keys(const Code* head, u32 dim, u32 from, f16* to) {
+#pragma unroll 2
+  for (u32 n = 0; n < 256 / RF_WAVE; n++) {
+    const u32 i = n * RF_WAVE + wave_lane(), key = i / 8, at = i % 8 * 8;
+    if (from + at < dim) *(h8*)(to + key * KEYS_LD + at) = eight(head, dim, key, from + at);
+  }
+}
+
 // Values 64 c .. 64 c + 63 of a block's keys up to `hi`, transposed; zeros for later keys, whose
 // memory is undefined.
-RF_DEV void load_values(const f16* v, u32 dim, u32 c, u32 hi, f16* to) {
+template <class T> RF_DEV void load_values(const T* v, u32 dim, u32 c, u32 hi, f16* to) {
   const u32 key = wave_lane() % 16 * 2;
 #pragma unroll
   for (u32 n = 0; n < 8 / PER_ROW; n++) {
-    const u32 i = n * PER_ROW + wave_lane() / 16, at = c * 64 + i * 8;
-    if (at >= dim) continue;
+    const u32 i = n * PER_ROW + wave_lane() / 16;
+    u32 at = c * 64 + i * 8;
+    // Nobody looks at what is behind the end. Branches take scalar registers, of which a wave64 needs more; clamps
+    // take vector registers, of which a wave32 has fewer.
+    if (CODED<T> && RF_WAVE == 64) at = at < dim ? at : 0;
+    else if (at >= dim) continue;
     const h8 zero = (h8)((f16)0.f);
-    const h8 a = key <= hi ? *(const h8*)(v + key * dim + at) : zero;
-    const h8 b = key < hi ? *(const h8*)(v + key * dim + dim + at) : zero;
+    const h8 a = key <= hi ? eight(v, dim, key, at) : zero;
+    const h8 b = key < hi ? eight(v, dim, key + 1, at) : zero;
 #pragma unroll
     for (u32 j = 0; j < 8; j++) *(h2*)(to + (i * 8 + j) * VALUES_LD + key) = (h2){a[j], b[j]};
   }
 }
 
 // Adds block b to the wave's rows.
-template <u32 D>
+template <class T, u32 D>
 RF_DEV void attend_block(const Layer& layer, const Memory<D>& m, u32 b, u32 position, u32 last, float& top, float& sum,
                          Acc* acc) {
   const u64 block = layer.table[b];
-  const f16* k = global_at<const f16>(block + layer.off_k);
-  const f16* v = global_at<const f16>(block + layer.off_v);
+  const T* k = global_at<const T>(block + layer.off_k);
+  const T* v = global_at<const T>(block + layer.off_v);
   Acc s[2] = {tile_zero(), tile_zero()};
-  for (u32 d = 0; d < layer.head_dim; d += 16) {
+  const auto multiply = [&](const f16* keys, u32 ld, u32 d) {
     const TileA q = tile_load_a(m.queries + d, D + 8);
 #pragma unroll
-    for (u32 t = 0; t < 2; t++) s[t] = tile_mma(q, tile_load_b(k + t * 16 * layer.head_dim + d, layer.head_dim), s[t]);
+    for (u32 t = 0; t < 2; t++) s[t] = tile_mma(q, tile_load_b(keys + t * 16 * ld, ld), s[t]);
+  };
+  if constexpr (CODED<T>) {
+    for (u32 from = 0; from < layer.head_dim; from += 64) {
+      load_keys(k, layer.head_dim, from, m.values);
+      wave_sync();
+      for (u32 d = from; d < layer.head_dim && d < from + 64; d += 16) multiply(m.values + (d - from), KEYS_LD, d);
+      wave_sync();
+    }
+  } else {
+    for (u32 d = 0; d < layer.head_dim; d += 16) multiply(k + d, layer.head_dim, d);
   }
 #pragma unroll
   for (u32 t = 0; t < 2; t++)
@@ -113,7 +146,7 @@ RF_DEV void attend_block(const Layer& layer, const Memory<D>& m, u32 b, u32 posi
   }
 }
 
-template <u32 D>
+template <class T, u32 D>
 RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tiles, const u64* tables, u32 off_k,
                    u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, u32 head_dim_v, float scale, u32 window,
                    float softcap) {
@@ -128,7 +161,7 @@ RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tile
   const Span span = spans[where[0]];
   const u32 first = where[1], head = bid_y(), n = span.len - first < 16 ? span.len - first : 16;
   const Layer layer =
-      layer_of<f16>(span, tables, off_k, off_v, head / (n_head / n_head_kv), head_dim, head_dim_v, window, softcap);
+      layer_of<T>(span, tables, off_k, off_v, head / (n_head / n_head_kv), head_dim, head_dim_v, window, softcap);
   const u64 start = (u64)(span.start + first) * n_head + head;
   const Memory<D> m = {(f16*)queries, (float*)scores + wave() * 16 * SCORES_LD,
                        (f16*)weights + wave() * 16 * WEIGHTS_LD, (f16*)values + wave() * 64 * VALUES_LD,
@@ -149,7 +182,7 @@ RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tile
 #pragma unroll
   for (u32 i = 0; i < D / 16; i++) acc[i] = tile_zero();
   for (u32 b = first_visible(span.pos + first, window) / 32 + wave(); b <= last / 32; b += WAVES)
-    attend_block<D>(layer, m, b, position, last, top, sum, acc);
+    attend_block<T, D>(layer, m, b, position, last, top, sum, acc);
 
   sum = team_sum<PER_ROW>(sum);
   if (wave_lane() % PER_ROW == 0) tops[wave() * 16 + row] = top, sums[wave() * 16 + row] = sum;
@@ -185,18 +218,21 @@ RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tile
   }
 }
 
-// Arguments and grid of attend_tile_f16_D.
-#define ATTEND_MMA(name, D)                                                                                            \
+// Arguments and grid of attend_tile.
+#define ATTEND_MMA(name, T, D)                                                                                           \
   RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* out, const Span* spans, const u2* tiles,                   \
                                      const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, \
                                      u32 head_dim_v, float scale, u32 window, float softcap) {                         \
-    attend<D>(q, out, spans, tiles, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window,      \
-              softcap);                                                                                                \
+    attend<T, D>(q, out, spans, tiles, tables, off_k, off_v, n_head, n_head_kv, head_dim, head_dim_v, scale, window,   \
+                 softcap);                                                                                             \
   }                                                                                                                    \
   RF_REGISTER(name)
-ATTEND_MMA(attend_mma_64, 64)
-ATTEND_MMA(attend_mma_128, 128)
-// Without a matrix unit this one does not fit into the registers: attend_tile_f16_256 it is there.
+ATTEND_MMA(attend_mma_64, f16, 64)
+ATTEND_MMA(attend_mma_128, f16, 128)
+ATTEND_MMA(attend_mma_q8_0_64, Code, 64)
+ATTEND_MMA(attend_mma_q8_0_128, Code, 128)
+// Without a matrix unit these do not fit into the registers: attend_tile it is there.
 #if !defined(__GFX10__)
-ATTEND_MMA(attend_mma_256, 256)
+ATTEND_MMA(attend_mma_256, f16, 256)
+ATTEND_MMA(attend_mma_q8_0_256, Code, 256)
 #endif

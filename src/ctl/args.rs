@@ -128,7 +128,7 @@ pub struct Load {
     /// Largest context of a request, in tokens
     #[arg(long, value_name = "N")]
     pub ctx: Option<u32>,
-    /// Type of the KV cache: f16 or f32
+    /// Type of the KV cache: f16, f32 or q8_0
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<String>,
     /// Where it runs: auto, gpu or cpu

@@ -71,7 +71,7 @@ pub struct Eval {
     /// Tokens of a window [default: 512]; with --logits the most that are taken
     #[arg(long, value_name = "N")]
     ctx: Option<usize>,
-    /// Type of the KV cache: f16 or f32
+    /// Type of the KV cache: f16, f32 or q8_0
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     kv_type: String,
     /// Most tokens of a prefill step

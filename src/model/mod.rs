@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::gguf::Gguf;
 use crate::gguf::meta::MetaError;
 use crate::plan::Plan;
-use crate::plan::cache::KvType;
+use crate::plan::cache::{HeadSizeError, KvType};
 use crate::quant::GgmlType;
 use hparams::Hparams;
 use spec::ArchSpec;
@@ -112,6 +112,15 @@ impl Model {
     /// Whether the output matrix is the embedding table.
     pub fn tied(&self) -> bool {
         self.weights.output == self.weights.embedding
+    }
+
+    /// Whether its keys and values can be kept in caches of `kv_type`; [`Model::plan`] takes it for granted.
+    ///
+    /// # Errors
+    /// [`HeadSizeError`] if its heads have another size.
+    pub fn takes_caches(&self, kv_type: KvType) -> Result<(), HeadSizeError> {
+        kv_type.takes(self.hparams.head_dim)?;
+        kv_type.takes(self.hparams.head_dim_v)
     }
 
     /// What the model computes, over the tensors of its file.

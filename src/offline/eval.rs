@@ -17,7 +17,7 @@ use crate::backend::BackendError;
 use crate::base::limits::{EVAL_COPIES_MAX, EVAL_LOGITS_BYTES, STEP_TOKENS};
 use crate::gguf::{Gguf, GgufError};
 use crate::model::{Model, ModelError, PlanOptions};
-use crate::plan::cache::KvType;
+use crate::plan::cache::{HeadSizeError, KvType};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Tokens of a perplexity window, unless said otherwise.
@@ -105,6 +105,9 @@ pub enum EvalError {
     /// The file is no model that can be run.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Its heads do not go into caches of the type asked for.
+    #[error(transparent)]
+    HeadSize(#[from] HeadSizeError),
     /// Its vocabulary cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -242,6 +245,7 @@ impl Run {
         copies: usize,
         longest: usize,
     ) -> Result<Self, EvalError> {
+        model.takes_caches(options.kv_type)?;
         let plan = Arc::new(model.plan(&PlanOptions { kv_type: options.kv_type }));
         let n_vocab = plan.n_vocab;
         let rows = EVAL_LOGITS_BYTES / size_of::<f32>() / n_vocab / copies;

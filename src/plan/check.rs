@@ -31,6 +31,10 @@ impl Plan {
                 return Err(PlanError { place: w.name.clone(), what });
             }
         }
+        for c in &self.caches {
+            let takes = c.kv_type.takes(c.head_dim).and_then(|()| c.kv_type.takes(c.head_dim_v));
+            takes.map_err(|e| PlanError { place: format!("cache `{}`", c.name), what: e.to_string() })?;
+        }
         let stored = self.caches.iter().map(|c| vec![false; c.n_layer]).collect();
         let mut written = vec![false; self.buffers.len()];
         if let Some(input) = self.input {

@@ -49,7 +49,7 @@ pub struct LoadOptions {
     pub context: Option<u32>,
     /// `engine.cache_min`: tokens of cache reserved at load.
     pub cache_min: u32,
-    /// `engine.kv_type`: `f16`, `f32`.
+    /// `engine.kv_type`: `f16`, `f32`, `q8_0`.
     pub kv_type: String,
     /// Tokens of a step.
     pub step_tokens: usize,
@@ -109,10 +109,8 @@ impl ModelLoader {
 /// A name that is not known, or not built yet.
 pub fn kv_type(name: &str) -> Result<KvType, String> {
     match name {
-        "f16" => Ok(KvType::F16),
-        "f32" => Ok(KvType::F32),
-        "bf16" | "q8_0" | "q4_0" => Err(format!("KV caches of type `{name}` are not built yet: use f16 or f32")),
-        _ => Err(format!("`{name}` is no type of KV caches: use f16 or f32")),
+        "bf16" | "q4_0" => Err(format!("KV caches of type `{name}` are not built yet: use f16, f32 or q8_0")),
+        _ => KvType::parse(name).ok_or_else(|| format!("`{name}` is no type of KV caches: use f16, f32 or q8_0")),
     }
 }
 
@@ -145,6 +143,7 @@ impl Loader<Loaded> for ModelLoader {
         reporter.phase(Phase::Map);
         let gguf = open(&job.source)?;
         let model = Model::from_gguf(&gguf).map_err(invalid)?;
+        model.takes_caches(kv_type).map_err(device)?;
         reporter.phase(Phase::Plan);
         let plan = Arc::new(model.plan(&PlanOptions { kv_type }));
         let trained = model.hparams.n_ctx_train;

@@ -66,6 +66,7 @@ fn load(
         Gguf::from_files(files.zip(order.files.iter().cloned()).collect()).map_err(|e| invalid(e.to_string()))?;
     let model = Model::from_gguf(&gguf).map_err(|e| invalid(e.to_string()))?;
     let kv_type = KvType::parse(&order.kv_type).ok_or_else(|| invalid(format!("caches of `{}`", order.kv_type)))?;
+    model.takes_caches(kv_type).map_err(|e| invalid(e.to_string()))?;
     let another = || invalid("the file is another one than the daemon saw".to_owned());
     let whole = model.plan(&PlanOptions { kv_type });
     let plan = match order.first_layer {

@@ -45,8 +45,13 @@ static ALLOCATOR: Counting = Counting;
 // One test: what runs beside it would be counted too.
 #[test]
 fn steps_allocate_nothing_and_backends_what_they_say() {
-    for (ty, threads) in [(GgmlType::Q4_K, 1), (GgmlType::Q4_K, 3), (GgmlType::F32, 2)] {
-        let plan = Arc::new(plan::plan(ty, KvType::F16));
+    for (ty, kv_type, threads) in [
+        (GgmlType::Q4_K, KvType::F16, 1),
+        (GgmlType::Q4_K, KvType::F16, 3),
+        (GgmlType::F32, KvType::F16, 2),
+        (GgmlType::Q4_K, KvType::Q8_0, 2),
+    ] {
+        let plan = Arc::new(plan::plan(ty, kv_type));
         let pool = CpuPool::new(threads, Tier::detect());
         let said = CpuBackend::activation_bytes(&plan, &pool, 512, 16) as usize;
         let before = IN_USE.load(Ordering::Relaxed);

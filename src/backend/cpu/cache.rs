@@ -5,7 +5,8 @@ use memmap2::{Advice, MmapMut};
 
 use crate::backend::BackendError;
 use crate::base::limits::KV_BLOCK_TOKENS;
-use crate::plan::cache::{CacheGroup, KvType};
+use crate::plan::cache::{CacheGroup, KV_GROUP, KvType};
+use crate::quant::quantize;
 use crate::simd::Tier;
 use crate::simd::convert::f32_to_f16;
 
@@ -65,17 +66,13 @@ impl Cache {
         self.slabs.get(block as usize / self.slab_blocks).is_some_and(Option::is_some)
     }
 
-    /// Bytes of a layer's keys in a block.
-    fn key_bytes(&self) -> usize {
-        self.group.n_head_kv * KV_BLOCK_TOKENS * self.group.head_dim * self.group.kv_type.bytes()
-    }
-
     /// Bytes of a layer in a block.
     fn layer_bytes(&self) -> usize {
         self.block_bytes / self.group.n_layer
     }
 
-    /// Keys and values of head `head` of layer `slot` in `block`, each [`KV_BLOCK_TOKENS`] rows.
+    /// Keys and values of head `head` of layer `slot` in `block`, each [`KV_BLOCK_TOKENS`] rows and what
+    /// belongs to them.
     ///
     /// # Panics
     /// If there is no such block: the batch's tables were checked.
@@ -83,7 +80,7 @@ impl Cache {
         let (slab, at) = (block as usize / self.slab_blocks, block as usize % self.slab_blocks);
         let Some(slab) = &self.slabs[slab] else { panic!("block {block} of the {} cache is gone", self.group.name) };
         let layer = &slab[at * self.block_bytes + slot as usize * self.layer_bytes()..][..self.layer_bytes()];
-        let (keys, values) = layer.split_at(self.key_bytes());
+        let (keys, values) = layer.split_at(self.group.key_bytes());
         let k = keys.len() / self.group.n_head_kv;
         let v = values.len() / self.group.n_head_kv;
         (&keys[head * k..][..k], &values[head * v..][..v])
@@ -96,7 +93,7 @@ impl Cache {
     pub fn store(&mut self, tier: Tier, block: u32, slot: u32, position: usize, k: &[f32], v: &[f32]) {
         let (slab, at) = (block as usize / self.slab_blocks, block as usize % self.slab_blocks);
         let start = at * self.block_bytes + slot as usize * self.layer_bytes();
-        let (len, key_bytes) = (self.layer_bytes(), self.key_bytes());
+        let (len, key_bytes) = (self.layer_bytes(), self.group.key_bytes());
         let Some(slab) = &mut self.slabs[slab] else {
             panic!("block {block} of the {} cache is gone", self.group.name)
         };
@@ -106,18 +103,19 @@ impl Cache {
     }
 }
 
-/// Writes each head of `x` to its row `position` in `to` (`[head][KV_BLOCK_TOKENS][dim]`).
+/// Writes each head of `x` to its row `position` in `to`, a layer's keys or values.
 fn put(tier: Tier, kv_type: KvType, to: &mut [u8], position: usize, x: &[f32], dim: usize) {
-    let bytes = dim * kv_type.bytes();
+    let bytes = kv_type.head_bytes(dim);
     for (rows, head) in to.chunks_exact_mut(KV_BLOCK_TOKENS * bytes).zip(x.chunks_exact(dim)) {
-        let row = &mut rows[position * bytes..][..bytes];
         match kv_type {
             KvType::F32 => {
+                let row = &mut rows[position * bytes..][..bytes];
                 for (to, x) in row.as_chunks_mut::<4>().0.iter_mut().zip(head) {
                     *to = x.to_le_bytes();
                 }
             }
             KvType::F16 => {
+                let row = &mut rows[position * bytes..][..bytes];
                 let mut halves = [f16::ZERO; 64];
                 for (row, head) in row.chunks_mut(128).zip(head.chunks(64)) {
                     let halves = &mut halves[..head.len()];
@@ -127,6 +125,29 @@ fn put(tier: Tier, kv_type: KvType, to: &mut [u8], position: usize, x: &[f32], d
                     }
                 }
             }
+            KvType::Q8_0 => {
+                let (codes, scales) = rows.split_at_mut(KV_BLOCK_TOKENS * dim);
+                let codes = codes[position * dim..][..dim].chunks_mut(8 * KV_GROUP);
+                let scales = scales.chunks_mut(8 * KV_BLOCK_TOKENS * 2);
+                for ((codes, scales), x) in codes.zip(scales).zip(head.chunks(8 * KV_GROUP)) {
+                    put_q8_0(tier, codes, scales, position, x);
+                }
+            }
         }
+    }
+}
+
+/// Writes up to eight groups of a row: their codes, and their scales to place `position` of each group.
+fn put_q8_0(tier: Tier, codes: &mut [u8], scales: &mut [u8], position: usize, x: &[f32]) {
+    let (mut q, mut d, mut sums) = ([0_i8; 8 * KV_GROUP], [0.0; 8], [0.0; 16]);
+    let groups = x.len() / KV_GROUP;
+    quantize(tier, x, &mut q[..x.len()], &mut d[..groups], &mut sums[..groups * 2]);
+    for (to, q) in codes.iter_mut().zip(q) {
+        *to = q.cast_unsigned();
+    }
+    let mut halves = [f16::ZERO; 8];
+    f32_to_f16(tier, &d, &mut halves);
+    for (scales, half) in scales.chunks_exact_mut(KV_BLOCK_TOKENS * 2).zip(halves) {
+        scales[position * 2..][..2].copy_from_slice(&half.to_le_bytes());
     }
 }

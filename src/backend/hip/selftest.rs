@@ -9,6 +9,7 @@ mod cache;
 mod case;
 mod check;
 mod data;
+mod paged;
 mod products;
 mod rows;
 
@@ -74,8 +75,10 @@ fn cases(kernel: &str, base: u64) -> Vec<Case> {
         "norm_rms_q8" | "norm_rms_f16" => return rows::norm_and_quantize(base, kernel),
         "quantize_q8" | "quantize_f16" => return vec![rows::quantize(base, kernel)],
         "rope" => return cache::rope(base, kernel),
-        "rope_store_f16" | "rope_store_f32" => return cache::rope_store(base, kernel),
-        "store_f16" | "store_f32" => return vec![cache::store(base, kernel)],
+        "rope_store_f16" | "rope_store_f32" | "rope_store_q8_0" => {
+            return cache::rope_store(base, kernel).unwrap_or_default();
+        }
+        "store_f16" | "store_f32" | "store_q8_0" => return one(cache::store(base, kernel)),
         _ => {}
     }
     let rest = |prefix: &str| kernel.strip_prefix(prefix);

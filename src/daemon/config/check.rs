@@ -10,11 +10,11 @@ pub(super) fn check(c: &Config) -> Vec<(&'static str, String)> {
     one_of(&mut bad, "cpu.simd", &c.cpu.simd, &["auto", "scalar", "avx2", "avx512", "amx"]);
     one_of(&mut bad, "log.format", &c.log.format, &["auto", "text", "json", "journald"]);
     match c.engine.kv_type.as_str() {
-        "f16" | "f32" => {}
-        t @ ("bf16" | "q8_0" | "q4_0") => {
-            bad.push(("engine.kv_type", format!("`{t}` is not in this build yet; use f16 or f32")));
+        "f16" | "f32" | "q8_0" => {}
+        t @ ("bf16" | "q4_0") => {
+            bad.push(("engine.kv_type", format!("`{t}` is not in this build yet; use f16, f32 or q8_0")));
         }
-        t => bad.push(("engine.kv_type", format!("`{t}` is none of f16, f32"))),
+        t => bad.push(("engine.kv_type", format!("`{t}` is none of f16, f32, q8_0"))),
     }
     within(&mut bad, "cpu.threads", c.cpu.threads as u64, 0, limits::CPU_THREADS_MAX as u64);
     within(&mut bad, "engine.max_batch", c.engine.max_batch as u64, 1, limits::MAX_BATCH_CAP as u64);

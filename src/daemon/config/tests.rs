@@ -92,7 +92,7 @@ fn errors_name_file_line_and_key() {
     says(&refuse(Some("[http]\nlisten = []\n"), &[]), &["rocmforged.toml:2: http.listen: no address to serve on"]);
     says(&refuse(Some("[http]\nlisten = [\n"), &[]), &["rocmforged.toml:"]);
     says(&refuse(Some("[http]\nmax_body = \"much\"\n"), &[]), &["rocmforged.toml:2: http.max_body", "no size"]);
-    says(&refuse(Some("[engine]\nkv_type = \"q8_0\"\n"), &[]), &[":2: engine.kv_type", "q8_0", "not in this build"]);
+    says(&refuse(Some("[engine]\nkv_type = \"q4_0\"\n"), &[]), &[":2: engine.kv_type", "q4_0", "not in this build"]);
     says(&refuse(Some("[engine]\nmax_batch = 0\n"), &[]), &[":2: engine.max_batch", "1 to 256"]);
     says(&refuse(Some("http = 5\n"), &[]), &["rocmforged.toml:1: http"]);
     says(&refuse(None, &[("ROCMFORGE_ENGINE_QUEUE", "many")]), &["environment ROCMFORGE_ENGINE_QUEUE", "engine.queue"]);

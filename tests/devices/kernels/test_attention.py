@@ -3,7 +3,7 @@
 import numpy as np
 
 from hip import KernelTest, ceil_div
-from paged import BLOCK, Cache
+from paged import BLOCK, TYPES, Cache, kept, name, takes
 from test_rope import frequencies, rotate
 
 
@@ -37,8 +37,7 @@ class Attention(KernelTest):
         cache = Cache(self, dtype, 2, 1, n_head_kv, dim, dim_v, blocks)
         order = list(self.rng.permutation(blocks))
         for pos, n in spans:
-            k = self.normal(pos + n, n_head_kv, dim).astype(dtype)
-            v = self.normal(pos + n, n_head_kv, dim_v).astype(dtype)
+            k, v = self.normal(pos + n, n_head_kv, dim), self.normal(pos + n, n_head_kv, dim_v)
             starts.append(len(tables))
             for i in range(ceil_div(pos + n, BLOCK)):
                 if window and (i + 1) * BLOCK <= max(0, pos + 1 - window):
@@ -47,8 +46,8 @@ class Attention(KernelTest):
                 block = order.pop()
                 cache.write(block, k[i * BLOCK : (i + 1) * BLOCK], v[i * BLOCK : (i + 1) * BLOCK])
                 tables.append(cache.address(block))
-            keys.append(k.astype(np.float64))
-            values.append(v.astype(np.float64))
+            keys.append(kept(k, dtype))
+            values.append(kept(v, dtype))
         token = np.cumsum([0] + [n for _, n in spans])
         table = [(token[i], n, pos, starts[i]) for i, (pos, n) in enumerate(spans)]
         return cache, self.d.array(np.array(table, np.uint32)), self.d.array(np.array(tables, np.uint64)), keys, values
@@ -57,7 +56,7 @@ class Attention(KernelTest):
         """`fresh`: n_rot and pairs, if keys and values of this step's tokens are not in the cache yet."""
         spans = [(c - 1, 1) for c in contexts]
         cache, d_spans, tables, keys, values = self.sequences(spans, dtype, n_head_kv, dim, dim_v, window)
-        size, kv, n = capacity(dim, dim_v), {2: "f16", 4: "f32"}[np.dtype(dtype).itemsize], len(contexts)
+        size, kv, n = capacity(dim, dim_v), name(dtype), len(contexts)
         q = self.normal(n, n_head, dim, scale=2)
         n_rot, pairs = fresh or (0, 0)
         turns, table = frequencies(max(n_rot, 2), 10_000.0)
@@ -131,24 +130,27 @@ class Attention(KernelTest):
                 np.testing.assert_array_equal(got.view(np.uint8), want.view(np.uint8), what)
 
     def test_decode_heads(self):
-        for dtype in (np.float16, np.float32):
+        for dtype in TYPES:
             for n_head, n_head_kv in [(1, 1), (4, 4), (4, 2), (6, 2), (7, 1), (16, 2), (9, 1), (17, 1)]:
                 self.decode(dtype, n_head, n_head_kv, 64, 64, [1, 33, 200], 2)
             for dim in (128, 256):
                 self.decode(dtype, 7, 1, dim, dim, [3, 150], 1)
 
     def test_decode_sizes(self):
-        for dtype in (np.float16, np.float32):
-            for dim, dim_v in [(8, 8), (16, 16), (32, 32), (80, 80), (96, 128), (112, 112), (128, 64), (192, 128), (256, 256), (66, 66)]:
-                self.decode(dtype, 4, 2, dim, dim_v, [5, 70], 2)
+        for dtype in TYPES:
+            for dim, dim_v in [(8, 8), (16, 16), (32, 32), (80, 80), (96, 128), (32, 160), (112, 112), (128, 64), (192, 128), (256, 256), (66, 66)]:
+                if takes(dtype, dim, dim_v):
+                    self.decode(dtype, 4, 2, dim, dim_v, [5, 70], 2)
 
     def test_decode_splits(self):
         for n_split in [1, 2, 3, 7, 16]:
-            self.decode(np.float16, 4, 2, 128, 128, [1, 31, 32, 33, 129, 500], n_split)
+            for dtype in (np.float16, "q8_0"):
+                self.decode(dtype, 4, 2, 128, 128, [1, 31, 32, 33, 129, 500], n_split)
 
     def test_decode_window_and_softcap(self):
         for window in [1, 5, 32, 33, 100]:
-            self.decode(np.float16, 4, 1, 64, 64, [3, 64, 101, 200], 3, window=window)
+            for dtype in (np.float16, "q8_0"):
+                self.decode(dtype, 4, 1, 64, 64, [3, 64, 101, 200], 3, window=window)
         self.decode(np.float16, 4, 2, 64, 64, [3, 64, 101], 2, softcap=2.0)
         self.decode(np.float32, 2, 1, 128, 128, [200], 2, window=40, softcap=30.0)
 
@@ -167,20 +169,20 @@ class Attention(KernelTest):
 
     def prefill(self, dtype, n_head, n_head_kv, dim, dim_v, spans, window=0, softcap=0.0):
         self.tiles("tile", 5e-6, dtype, n_head, n_head_kv, dim, dim_v, spans, window, softcap)
-        if dtype == np.float16 and dim % 16 == 0 and dim_v % 16 == 0:
-            # Queries and probabilities are f16, too.
+        if dtype != np.float32 and dim % 16 == 0 and dim_v % 16 == 0:
+            # Queries and probabilities are f16, too, and what codes stand for.
             self.tiles("mma", 2e-3, dtype, n_head, n_head_kv, dim, dim_v, spans, window, softcap)
 
     def tiles(self, form, tolerance, dtype, n_head, n_head_kv, dim, dim_v, spans, window, softcap):
         cache, d_spans, tables, keys, values = self.sequences(spans, dtype, n_head_kv, dim, dim_v, window)
-        size, kv = capacity(dim, dim_v), {2: "f16", 4: "f32"}[np.dtype(dtype).itemsize]
+        size, kv = capacity(dim, dim_v), name(dtype)
         tokens = sum(n for _, n in spans)
         tiles = np.array([(i, t) for i, (_, n) in enumerate(spans) for t in range(0, n, 16)], np.uint32)
         q = self.normal(tokens, n_head, dim, scale=2)
         out = self.d.empty((tokens, n_head, dim_v))
         scale = float(np.float32(dim**-0.5))
-        name = f"attend_mma_{size}" if form == "mma" else f"attend_tile_{kv}_{size}"
-        self.d.launch(name, (len(tiles), n_head), 128, self.d.array(q), out, d_spans,
+        kernel = f"attend_{form}_{size}" if (form, kv) == ("mma", "f16") else f"attend_{form}_{kv}_{size}"
+        self.d.launch(kernel, (len(tiles), n_head), 128, self.d.array(q), out, d_spans,
                       self.d.array(tiles), tables, cache.off_k, cache.off_v, n_head, n_head_kv, dim, dim_v, scale, window,
                       softcap)
         start, want = 0, []
@@ -188,21 +190,23 @@ class Attention(KernelTest):
             want.append(softmax_attention(q[start : start + n].astype(np.float64), keys[i], values[i], range(pos, pos + n),
                                           scale, window, softcap))
             start += n
-        self.close(out.read(), np.concatenate(want), tolerance, f"{name} {n_head}/{n_head_kv} heads of {dim}, {dim_v}")
+        self.close(out.read(), np.concatenate(want), tolerance, f"{kernel} {n_head}/{n_head_kv} heads of {dim}, {dim_v}")
         self.d.release()
 
     def test_prefill_spans(self):
-        for dtype in (np.float16, np.float32):
+        for dtype in TYPES:
             self.prefill(dtype, 4, 2, 64, 64, [(0, 1), (0, 16), (0, 17), (40, 3), (31, 33), (95, 50)])
 
     def test_prefill_sizes(self):
-        for dtype in (np.float16, np.float32):
-            for dim, dim_v in [(8, 8), (16, 16), (32, 32), (80, 80), (96, 128), (112, 112), (128, 128), (192, 128), (256, 256), (66, 66)]:
-                self.prefill(dtype, 2, 1, dim, dim_v, [(3, 35)])
+        for dtype in TYPES:
+            for dim, dim_v in [(8, 8), (16, 16), (32, 32), (80, 80), (96, 128), (32, 160), (112, 112), (128, 128), (192, 128), (256, 256), (66, 66)]:
+                if takes(dtype, dim, dim_v):
+                    self.prefill(dtype, 2, 1, dim, dim_v, [(3, 35)])
 
     def test_prefill_window_and_softcap(self):
         for window in [1, 5, 32, 33, 100]:
-            self.prefill(np.float16, 2, 1, 64, 64, [(0, 40), (150, 21)], window=window)
+            for dtype in (np.float16, "q8_0"):
+                self.prefill(dtype, 2, 1, 64, 64, [(0, 40), (150, 21)], window=window)
         self.prefill(np.float16, 2, 2, 128, 128, [(20, 40)], softcap=2.0)
 
     def test_nan_reaches_only_who_sees_it(self):

@@ -70,3 +70,26 @@ class Rope(KernelTest):
                         for got, want in [(got_k, want_k), (got_v, want_v), (got_rest, rest)]:
                             np.testing.assert_array_equal(got.view(np.uint8), want.view(np.uint8))
                     self.d.release()
+
+    def test_on_the_way_to_a_cache_in_q8_0(self):
+        slots, positions = np.array([2, 0, 0, 3, 1]), np.array([5, 31 + 64, 30 + 64, 32, 0], np.uint32)
+        for n_head, n_head_kv, dim, dim_v, n_rot in [(1, 1, 32, 32, 32), (4, 2, 64, 64, 64), (3, 3, 96, 160, 40), (4, 1, 256, 128, 256), (2, 1, 288, 32, 54)]:
+            for pairs in [0, 1]:
+                cache = Cache(self, "q8_0", 3, 1, n_head_kv, dim, dim_v, 4)
+                before = [self.rng.integers(0, 256, cache.block_bytes, dtype=np.uint8) for _ in range(4)]
+                for buffer, raw in zip(cache.buffers, before):
+                    buffer.write(raw)
+                q, k, v = self.normal(5, n_head, dim), self.normal(5, n_head_kv, dim), self.normal(5, n_head_kv, dim_v)
+                turns, table = frequencies(n_rot, 10_000.0)
+                addresses = np.array([cache.address(s) for s in slots], np.uint64)
+                d_q = self.d.array(q)
+                self.d.launch("rope_store_q8_0", (5, n_head + 2 * n_head_kv), 64, d_q, self.d.array(k), self.d.array(v),
+                              self.d.array(positions), self.d.array(table), self.d.array(addresses), cache.off_k, cache.off_v,
+                              n_head, n_head_kv, dim, dim_v, n_rot, pairs, 1.25)
+                what = f"{n_head}/{n_head_kv} heads of {dim}, {dim_v}, n_rot {n_rot}, pairs {pairs}"
+                self.close(d_q.read(), rotate(q, positions, turns, n_rot, pairs, 1.25), 3e-6, what)
+                rotated = rotate(k, positions, turns, n_rot, pairs, 1.25)
+                for block in range(4):
+                    tokens = [(positions[t] % 32, rotated[t], v[t]) for t in np.nonzero(slots == block)[0]]
+                    cache.check_coded(self, before[block], block, tokens, what)
+                self.d.release()

@@ -173,6 +173,35 @@ fn f16_caches_are_close() {
     }
 }
 
+/// Caches in q8_0 are within what formats of 8 bits may cost, in one prefill and token by token.
+#[test]
+fn q8_0_caches_are_close() {
+    use rocmforge::model::PlanOptions;
+    use rocmforge::plan::cache::KvType;
+    let mut seen = 0;
+    for golden in tiny().iter().filter(|g| g.llama_cpp_rms.is_none()) {
+        let model = golden.open();
+        if model.takes_caches(KvType::Q8_0).is_err() {
+            continue;
+        }
+        seen += 1;
+        let plan = Arc::new(model.plan(&PlanOptions { kv_type: KvType::Q8_0 }));
+        let exact = golden.logits();
+        for tier in Tier::available() {
+            let mut driver = driver(&plan, tier, STEP, STEP);
+            for chunk in [STEP, 5, 1] {
+                let sequence = driver.add();
+                let difference = rms_difference(&logits(&mut driver, sequence, &golden.tokens, chunk), &exact);
+                let part = difference / f64::from(golden.std);
+                println!("{} {} steps of {chunk}: {part:.5} standard deviations", golden.name, tier.name());
+                assert!(part <= 0.05, "{} on {}, steps of {chunk}: {part}", golden.name, tier.name());
+                assert!(part > 0.0, "{}: keys cannot survive q8_0 exactly", golden.name);
+            }
+        }
+    }
+    assert!(seen >= 3, "{seen} models have heads of whole groups");
+}
+
 /// Divided anywhere between its layers, a model computes the same bits.
 #[test]
 fn both_halves_together_are_the_whole() {

@@ -111,6 +111,7 @@ fn mistakes_are_named() {
     refused(run(&Options { context: Some(3), ..good() }), "windows of 3 tokens");
     refused(run(&Options { chunk: Some(0), ..good() }), "a chunk of 0 tokens");
     refused(run(&Options { copies: Some(100_000), ..good() }), "100000 copies");
+    refused(run(&Options { kv_type: KvType::Q8_0, ..good() }), "a head of this model has 16 elements");
     let out = dir.path().join("out");
     let logits = Options { context: Some(5), logits: Some(out), ..good() };
     refused(run(&logits), "6 tokens do not fit in a context of 5");

@@ -21,6 +21,7 @@ use crate::backend::cpu::workers::{DisjointTiles, PerWorker, Team};
 use crate::base::limits::KV_BLOCK_TOKENS;
 use crate::plan::batch::{Batch, Span};
 use crate::simd::Tier;
+use block::Head;
 use rows::Rows;
 
 /// Blocks of a part: 512 positions.
@@ -281,13 +282,14 @@ impl Layer<'_> {
         let first = heads.first_block(unit.position).max(part * PART_BLOCKS);
         let table = self.batch.table(self.group, unit.span);
         let kv_type = self.cache.group().kv_type;
+        let (dim, dim_v) = (heads.head_dim, heads.head_dim_v);
         let keys = &mut s.keys[..heads.head_dim];
         let values = &mut s.values[..heads.head_dim_v.div_ceil(32) * KV_BLOCK_TOKENS];
         let end = (last + 1).min((part + 1) * PART_BLOCKS);
         for (block, &id) in table.iter().enumerate().take(end).skip(first) {
             let (k, v) = self.cache.head(id, self.slot, head);
-            block::keys(self.tier, kv_type, k, keys);
-            block::values(self.tier, kv_type, v, heads.head_dim_v, values);
+            block::keys(self.tier, Head { kv_type, dim, bytes: k }, keys);
+            block::values(self.tier, Head { kv_type, dim: dim_v, bytes: v }, values);
             s.rows.block(self.tier, heads, (block * KV_BLOCK_TOKENS) as u32, keys, values);
         }
     }

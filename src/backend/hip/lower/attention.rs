@@ -3,7 +3,6 @@
 use super::{Input, Lowering, at, buffer, pairs};
 use crate::backend::BackendError;
 use crate::backend::hip::program::{Arg, Dim, Extent, Mode, Target};
-use crate::base::limits::KV_BLOCK_TOKENS;
 use crate::plan::cache::{CacheGroup, KvType};
 use crate::plan::op::{Attention, BufId, CacheId, Op, Rope, RopeId};
 
@@ -43,17 +42,10 @@ enum Codes {
     Only,
 }
 
-fn kv_name(kv_type: KvType) -> &'static str {
-    match kv_type {
-        KvType::F16 => "f16",
-        KvType::F32 => "f32",
-    }
-}
-
 /// Bytes from a block's start to the keys and to the values of layer `slot`.
 fn offsets(group: &CacheGroup, slot: u32) -> Option<(u32, u32)> {
     let layer = group.block_bytes() / group.n_layer as u64;
-    let keys = (group.n_head_kv * KV_BLOCK_TOKENS * group.head_dim * group.kv_type.bytes()) as u64;
+    let keys = group.key_bytes() as u64;
     let start = layer * u64::from(slot);
     Some((u32::try_from(start).ok()?, u32::try_from(start + keys).ok()?))
 }
@@ -81,7 +73,7 @@ impl Lowering<'_> {
             Arg::U32(group.head_dim_v as u32),
         ];
         let grid = [Extent::each(Dim::Rows), Extent::Fixed(1), Extent::Fixed(1)];
-        self.push(format!("store_{}", kv_name(group.kv_type)), grid, 256, args)
+        self.push(format!("store_{}", group.kv_type.name()), grid, 256, args)
     }
 
     /// Spans of one token at the batch's start are row by row the first rows: their keys are split
@@ -95,7 +87,7 @@ impl Lowering<'_> {
             return self.unsupported(&format!("heads of {k} and {v} elements: even ones up to 256 can be computed"));
         };
         let (off_k, off_v) = self.offsets(group, a.slot)?;
-        let kv = kv_name(group.kv_type);
+        let kv = group.kv_type.name();
         let (n_head, n_head_kv) = (a.n_head as u32, group.n_head_kv as u32);
         let split = Dim::Splits(a.cache.0);
         let dims = [group.head_dim as u32, group.head_dim_v as u32].map(Arg::U32);
@@ -125,10 +117,14 @@ impl Lowering<'_> {
         let grid = [Extent::each(Dim::Decodes), Extent::Fixed(blocks(n_head, n_head_kv)), Extent::each(split)];
         self.push(format!("attend_split_{kv}_{d}"), grid, 128, args)?;
 
-        // The matrix unit takes whole tiles of 16 elements from a cache in f16.
+        // The matrix unit takes whole tiles of 16 elements from a cache in f16 or q8_0.
         let whole = group.head_dim.is_multiple_of(16) && group.head_dim_v.is_multiple_of(16);
-        let matrix = Some(format!("attend_mma_{d}"))
-            .filter(|name| whole && group.kv_type == KvType::F16 && (self.chip.has)(name));
+        let matrix = match group.kv_type {
+            KvType::F16 => Some(format!("attend_mma_{d}")),
+            KvType::Q8_0 => Some(format!("attend_mma_q8_0_{d}")),
+            KvType::F32 => None,
+        };
+        let matrix = matrix.filter(|name| whole && (self.chip.has)(name));
         let kernel = matrix.unwrap_or_else(|| format!("attend_tile_{kv}_{d}"));
         let mut args = vec![buffer(a.q), buffer(a.out), spans, at(Target::Tiles), at(Target::Tables), off_k, off_v];
         args.extend([Arg::U32(n_head), Arg::U32(n_head_kv)]);
@@ -182,7 +178,7 @@ impl Lowering<'_> {
         };
         let Some((q, cache, slot, fresh)) = fused else { return self.simple(op).map(|()| 1) };
         let group = &plan.caches[cache.0 as usize];
-        let kernel = format!("rope_store_{}", kv_name(group.kv_type));
+        let kernel = format!("rope_store_{}", group.kv_type.name());
         if !(self.chip.has)(&kernel) {
             return self.simple(op).map(|()| 1);
         }
@@ -195,7 +191,8 @@ impl Lowering<'_> {
             // Keys and values are read until attention ends, which the plan does not know.
             let apart = !self.uses.share(a.out, fresh.k) && !self.uses.share(a.out, fresh.v);
             let unwritten = self.codes_after(attention, a, group) == Codes::Only;
-            self.uses.readers(self.op, q) == [attention] && (apart || unwritten)
+            // A scale of q8_0 is that of several elements, which attention's threads do not have together.
+            group.kv_type != KvType::Q8_0 && self.uses.readers(self.op, q) == [attention] && (apart || unwritten)
         });
         let rows = if follows.is_some() { Dim::Mixed } else { Dim::Rows };
         let (off_k, off_v) = self.offsets(group, slot)?;

@@ -300,7 +300,7 @@ fn head_norms_take_teams() {
 }
 
 #[test]
-fn the_matrix_unit_attends_to_whole_tiles_in_f16() {
+fn the_matrix_unit_attends_to_whole_tiles_in_f16_and_q8_0() {
     let prefill = |p: &Plan, has: &dyn Fn(&str) -> bool| {
         let program = lower(p, &chip(has)).expect("all kernels exist");
         let launches = &program.segments[0].modes[4];
@@ -314,6 +314,10 @@ fn the_matrix_unit_attends_to_whole_tiles_in_f16() {
     p.caches[0].kv_type = crate::plan::cache::KvType::F16;
     p.caches[0].head_dim_v = 72;
     assert_eq!(prefill(&p, &|_| true), "attend_tile_f16_128");
+    p.caches[0].kv_type = crate::plan::cache::KvType::Q8_0;
+    (p.caches[0].head_dim, p.caches[0].head_dim_v) = (64, 160);
+    assert_eq!(prefill(&p, &|_| true), "attend_mma_q8_0_256");
+    assert_eq!(prefill(&p, &|name| !name.starts_with("attend_mma")), "attend_tile_q8_0_256");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Cases of attention over the paged cache.
 
 use super::cache::{MAGNITUDE, rotated, turns};
-use super::case::{Case, Number, Piece, of_each, of_row};
+use super::case::{Case, Number, Piece, of_row};
+use super::paged::Kept;
 use super::rows::codes;
 use crate::backend::hip::program::TILE_QUERIES;
 use crate::base::limits::KV_BLOCK_TOKENS;
@@ -9,7 +10,7 @@ use crate::base::limits::KV_BLOCK_TOKENS;
 /// What heads are, and what hides keys from them.
 #[derive(Clone, Copy)]
 struct Heads {
-    ty: Number,
+    ty: Kept,
     n_head: usize,
     n_head_kv: usize,
     dim: usize,
@@ -39,20 +40,21 @@ struct Cached {
 /// A token's key and value that are not in the cache yet, `[n_head_kv][dim]`.
 type Own = (Vec<f64>, Vec<f64>);
 
-/// Puts `rows` of `[tokens][n_head_kv][dim]` where they lie in a layer of a block, `[n_head_kv][32][dim]`.
-fn fill(block: &mut [f64], rows: &[f64], n_head_kv: usize, dim: usize) {
-    for (i, row) in rows.chunks_exact(dim).enumerate() {
-        let (token, head) = (i / n_head_kv, i % n_head_kv);
-        block[(head * KV_BLOCK_TOKENS + token) * dim..][..dim].copy_from_slice(row);
-    }
+/// The bytes of a layer's heads in a block, of tokens `[tokens][n_head_kv][dim]`.
+fn heads_of(ty: Kept, rows: &[f64], n_head_kv: usize, dim: usize) -> Vec<u8> {
+    let head = |head: usize| {
+        let rows = rows.chunks_exact(dim).skip(head).step_by(n_head_kv);
+        ty.head(&rows.flatten().copied().collect::<Vec<f64>>(), dim)
+    };
+    (0..n_head_kv).flat_map(head).collect()
 }
 
 /// `own`: the last token of each sequence, if the kernel is to put it there.
 fn cached(case: &mut Case, heads: &Heads, spans: &[(usize, usize)], own: Option<&[Own]>) -> Cached {
     let Heads { ty, n_head_kv, dim, dim_v, window, .. } = *heads;
-    let (keys, values) = (n_head_kv * KV_BLOCK_TOKENS * dim, n_head_kv * KV_BLOCK_TOKENS * dim_v);
     // The second of two layers; what nobody has written is zero, as the backend's caches are.
-    let (off_k, off_v) = ((keys + values) * ty.bytes(), (keys + values + keys) * ty.bytes());
+    let off_k = n_head_kv * (ty.head_bytes(dim) + ty.head_bytes(dim_v));
+    let off_v = off_k + n_head_kv * ty.head_bytes(dim);
     let (mut table, mut words, mut sequences, mut start) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut lasts = Vec::new();
     for (i, &(pos, len)) in spans.iter().enumerate() {
@@ -75,11 +77,11 @@ fn cached(case: &mut Case, heads: &Heads, spans: &[(usize, usize)], own: Option<
                 blocks.push(None);
                 continue;
             }
-            let mut block = vec![0.0; 2 * (keys + values)];
-            let part = |x: &[f64], dim: usize| x[first * n_head_kv * dim..last * n_head_kv * dim].to_vec();
-            fill(&mut block[keys + values..], &part(&k, dim), n_head_kv, dim);
-            fill(&mut block[2 * keys + values..], &part(&v, dim_v), n_head_kv, dim_v);
-            blocks.push(Some(case.numbers(ty, &block)));
+            let mut block = vec![0; off_k];
+            for (x, dim) in [(&k, dim), (&v, dim_v)] {
+                block.extend(heads_of(ty, &x[first * n_head_kv * dim..last * n_head_kv * dim], n_head_kv, dim));
+            }
+            blocks.push(Some(case.bytes(&block)));
         }
         lasts.extend(blocks.last().cloned().flatten());
         table.extend(blocks);
@@ -141,21 +143,16 @@ fn sizes(case: &mut Case, heads: &Heads, cached: &Cached) {
 }
 
 /// `<type>_<capacity>`
-fn typed(rest: &str) -> Option<(Number, usize)> {
-    let (ty, capacity) = rest.split_once('_')?;
-    let ty = match ty {
-        "f16" => Number::F16,
-        "f32" => Number::F32,
-        _ => return None,
-    };
-    Some((ty, capacity.parse().ok()?))
+fn typed(rest: &str) -> Option<(Kept, usize)> {
+    let (ty, capacity) = rest.rsplit_once('_')?;
+    Some((Kept::parse(ty)?, capacity.parse().ok()?))
 }
 
 /// Heads for a capacity: once of its size, once smaller and with a window and a softcap.
-fn forms(ty: Number, capacity: usize) -> [(&'static str, Heads); 2] {
+fn forms(ty: Kept, capacity: usize) -> [(&'static str, Heads); 2] {
     let plain = Heads { ty, n_head: 4, n_head_kv: 2, dim: capacity, dim_v: capacity, window: 0, softcap: 0.0 };
-    // Multiples of 16, as the matrix unit wants them; the queries of a key head are three.
-    let (dim, dim_v) = (capacity - 16, capacity - 32);
+    // Multiples of 16, as the matrix unit wants them, or of a group; the queries of a key head are three.
+    let (dim, dim_v) = if ty == Kept::Coded { (capacity - 32, capacity - 32) } else { (capacity - 16, capacity - 32) };
     let hidden = Heads { n_head: 3, n_head_kv: 1, dim, dim_v, window: 20, softcap: 5.0, ..plain };
     [("all keys", plain), ("a window, scores capped", hidden)]
 }
@@ -165,9 +162,12 @@ fn forms(ty: Number, capacity: usize) -> [(&'static str, Heads); 2] {
 pub fn split(base: u64, kernel: &str, rest: &str) -> Option<Vec<Case>> {
     let (ty, capacity) = typed(rest)?;
     let [plain, hidden] = forms(ty, capacity);
-    let stored = [plain, hidden].map(|form| stored(base, kernel, form));
-    let fresh = [plain, hidden].map(|(_, heads)| fresh(base, kernel, heads));
-    Some(stored.into_iter().chain(fresh).collect())
+    let mut cases = [plain, hidden].map(|form| stored(base, kernel, form)).to_vec();
+    // In codes all keys are in the cache before.
+    if ty != Kept::Coded {
+        cases.extend([plain, hidden].map(|(_, heads)| fresh(base, kernel, heads)));
+    }
+    Some(cases)
 }
 
 /// Sequences of decode, and into how many parts their keys are split.
@@ -229,17 +229,15 @@ fn fresh(base: u64, kernel: &str, heads: Heads) -> Case {
         .map(|(k, v)| (k.to_vec(), v.to_vec()))
         .collect();
     let cached = cached(&mut case, &heads, &DECODES, Some(&own));
-    // A key in f16 that lies between two is rounded to either, which the result shows.
-    let part = if ty == Number::F16 { 5e-3 } else { 2e-5 };
+    // A key that lies between two numbers is rounded to either, which the result shows.
+    let part = if ty.is_coarse() { 5e-3 } else { 2e-5 };
     let want = attended(&heads, &DECODES, &cached, &turned(&q, n_head));
     for ((block, own), (pos, _)) in cached.last.iter().zip(&own).zip(DECODES) {
         for (name, rows, dim, offset) in [("keys", &own.0, dim, cached.off_k), ("values", &own.1, dim_v, cached.off_v)]
         {
             for (head, row) in rows.chunks_exact(dim).enumerate() {
-                let (at, bytes) = (head * KV_BLOCK_TOKENS + pos % KV_BLOCK_TOKENS, dim * ty.bytes());
-                let step = if ty == Number::F16 { 1.0 / 1024.0 } else { 0.0 };
-                let within = of_each(row, step).iter().zip(of_row(row, dim, 1e-5)).map(|(a, b)| a + b).collect();
-                case.want(name, block.part(offset + at * bytes, bytes), ty, row.to_vec(), within);
+                let start = (block, offset + head * ty.head_bytes(dim));
+                ty.want(&mut case, name, start, pos % KV_BLOCK_TOKENS, row, 1e-5);
             }
         }
     }
@@ -263,7 +261,7 @@ fn capacity_of(kernel: &str) -> usize {
 }
 
 /// `attend_tile_<type>_<capacity>` and, with halves in f16, `attend_mma_<capacity>`
-pub fn tile(base: u64, kernel: &str, ty: Number, capacity: usize, part: f64) -> Vec<Case> {
+fn tile(base: u64, kernel: &str, ty: Kept, capacity: usize, part: f64) -> Vec<Case> {
     let with = |(what, heads): (&'static str, Heads)| {
         // A sequence that begins, one tile and a row; one in the middle of a block.
         let spans = [(0, 17), (45, 3)];
@@ -293,7 +291,8 @@ pub fn tile_named(base: u64, kernel: &str, rest: &str) -> Option<Vec<Case>> {
     Some(tile(base, kernel, ty, capacity, 2e-5))
 }
 
-/// `attend_mma_<capacity>`: queries and weights are f16, too.
+/// `attend_mma_<capacity>` and `attend_mma_q8_0_<capacity>`: queries and weights are f16, too.
 pub fn mma(base: u64, kernel: &str, rest: &str) -> Option<Vec<Case>> {
-    Some(tile(base, kernel, Number::F16, rest.parse().ok()?, 5e-3))
+    let (ty, capacity) = typed(rest).or_else(|| Some((Kept::Plain(Number::F16), rest.parse().ok()?)))?;
+    Some(tile(base, kernel, ty, capacity, 5e-3))
 }

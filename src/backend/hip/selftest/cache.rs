@@ -2,7 +2,8 @@
 
 use std::f64::consts::TAU;
 
-use super::case::{Case, Number, Piece, of_each, of_row};
+use super::case::{Case, Number, Piece, of_row};
+use super::paged::Kept;
 use crate::base::limits::KV_BLOCK_TOKENS;
 
 /// Pairs of a head, and the rest that is not rotated.
@@ -59,6 +60,9 @@ pub fn rope(base: u64, kernel: &str) -> Vec<Case> {
 
 /// Keys and values of five tokens on their way to four blocks, one of which two tokens share.
 struct Tokens {
+    ty: Kept,
+    dim: usize,
+    dim_v: usize,
     keys: Vec<f64>,
     values: Vec<f64>,
     blocks: Vec<Piece>,
@@ -68,82 +72,79 @@ struct Tokens {
 }
 
 const HEADS_KV: usize = 2;
-const HEAD_V: usize = 48;
 const POSITIONS: [u32; 5] = [5, 95, 94, 32, 0];
 const SLOTS: [usize; 5] = [2, 0, 0, 3, 1];
 
-fn number(kernel: &str) -> Number {
-    if kernel.ends_with("f16") { Number::F16 } else { Number::F32 }
+/// `…store_<type>`
+fn kept(kernel: &str) -> Option<Kept> {
+    Kept::parse(kernel.split_once("store_")?.1)
 }
 
 impl Tokens {
-    fn new(case: &mut Case, ty: Number) -> Self {
+    fn new(case: &mut Case, ty: Kept) -> Self {
+        // In codes heads are of whole groups.
+        let (dim, dim_v) = if ty == Kept::Coded { (96, 64) } else { (HEAD, 48) };
         let n = POSITIONS.len();
-        let keys = case.random.normal(n * HEADS_KV * HEAD, 1.0);
-        let values = case.random.normal(n * HEADS_KV * HEAD_V, 1.0);
-        let layer = HEADS_KV * KV_BLOCK_TOKENS * ty.bytes();
+        let keys = case.random.normal(n * HEADS_KV * dim, 1.0);
+        let values = case.random.normal(n * HEADS_KV * dim_v, 1.0);
         // The second of two layers.
-        let off_k = layer * (HEAD + HEAD_V);
+        let off_k = HEADS_KV * (ty.head_bytes(dim) + ty.head_bytes(dim_v));
         let blocks: Vec<Piece> = (0..4).map(|_| case.room(2 * off_k)).collect();
         let slots = case.addresses(&SLOTS.map(|s| Some(blocks[s].clone())));
-        Self { keys, values, blocks, slots, off_k, off_v: off_k + layer * HEAD }
+        Self { ty, dim, dim_v, keys, values, blocks, slots, off_k, off_v: off_k + HEADS_KV * ty.head_bytes(dim) }
     }
 
     /// Says where the tokens' elements go.
-    fn want(&self, case: &mut Case, ty: Number, name: &'static str, elements: &[f64], offset: usize, part: f64) {
+    fn want(&self, case: &mut Case, name: &'static str, elements: &[f64], offset: usize, part: f64) {
         let width = elements.len() / POSITIONS.len() / HEADS_KV;
         for (i, row) in elements.chunks_exact(width).enumerate() {
             let (token, head) = (i / HEADS_KV, i % HEADS_KV);
-            let at = head * KV_BLOCK_TOKENS + POSITIONS[token] as usize % KV_BLOCK_TOKENS;
-            let bytes = width * ty.bytes();
-            let piece = self.blocks[SLOTS[token]].part(offset + at * bytes, bytes);
-            // An f16 between two is rounded to either.
-            let step = if ty == Number::F16 { 1.0 / 1024.0 } else { 0.0 };
-            let within = of_each(row, step).iter().zip(of_row(row, width, part)).map(|(a, b)| a + b).collect();
-            case.want(name, piece, ty, row.to_vec(), within);
+            let at = POSITIONS[token] as usize % KV_BLOCK_TOKENS;
+            let start = (&self.blocks[SLOTS[token]], offset + head * self.ty.head_bytes(width));
+            self.ty.want(case, name, start, at, row, part);
         }
     }
 }
 
 /// `store_<type>`
-pub fn store(base: u64, kernel: &str) -> Case {
-    let ty = number(kernel);
+pub fn store(base: u64, kernel: &str) -> Option<Case> {
     let mut case = Case::new(base, kernel, "5 tokens in 4 blocks");
-    let tokens = Tokens::new(&mut case, ty);
-    tokens.want(&mut case, ty, "keys", &tokens.keys, tokens.off_k, 0.0);
-    tokens.want(&mut case, ty, "values", &tokens.values, tokens.off_v, 0.0);
+    let tokens = Tokens::new(&mut case, kept(kernel)?);
+    tokens.want(&mut case, "keys", &tokens.keys, tokens.off_k, 0.0);
+    tokens.want(&mut case, "values", &tokens.values, tokens.off_v, 0.0);
     let (k, v) = (case.numbers(Number::F32, &tokens.keys), case.numbers(Number::F32, &tokens.values));
     let positions = case.words(&POSITIONS);
     case.launch([POSITIONS.len(), 1, 1], 256).at(&k).at(&v).at(&tokens.slots).at(&positions);
-    case.sizes(&[tokens.off_k, tokens.off_v, HEADS_KV, HEAD, HEAD_V]);
-    case
+    case.sizes(&[tokens.off_k, tokens.off_v, HEADS_KV, tokens.dim, tokens.dim_v]);
+    Some(case)
 }
 
 /// `rope_store_<type>`
-pub fn rope_store(base: u64, kernel: &str) -> Vec<Case> {
-    let (ty, n_head) = (number(kernel), 3);
+pub fn rope_store(base: u64, kernel: &str) -> Option<Vec<Case>> {
+    let (ty, n_head) = (kept(kernel)?, 3);
     let with = |pairs: bool| {
         let mut case = Case::new(base, kernel, if pairs { "neighbours" } else { "halves" });
         let (turns, table) = turns(ROTATED);
         let tokens = Tokens::new(&mut case, ty);
-        let q = case.random.normal(POSITIONS.len() * n_head * HEAD, 1.0);
+        let dim = tokens.dim;
+        let q = case.random.normal(POSITIONS.len() * n_head * dim, 1.0);
         let turned = |x: &[f64]| -> Vec<f64> {
             let rows = x.chunks_exact(x.len() / POSITIONS.len()).zip(POSITIONS);
-            rows.flat_map(|(heads, p)| rotated(heads, HEAD, p, &turns, pairs)).collect()
+            rows.flat_map(|(heads, p)| rotated(heads, dim, p, &turns, pairs)).collect()
         };
-        tokens.want(&mut case, ty, "keys", &turned(&tokens.keys), tokens.off_k, 1e-5);
-        tokens.want(&mut case, ty, "values", &tokens.values, tokens.off_v, 0.0);
+        tokens.want(&mut case, "keys", &turned(&tokens.keys), tokens.off_k, 1e-5);
+        tokens.want(&mut case, "values", &tokens.values, tokens.off_v, 0.0);
         let want = turned(&q);
-        let within = of_row(&want, HEAD, 1e-5);
+        let within = of_row(&want, dim, 1e-5);
         let q = case.numbers(Number::F32, &q);
         case.want("queries", q.clone(), Number::F32, want, within);
         let (k, v) = (case.numbers(Number::F32, &tokens.keys), case.numbers(Number::F32, &tokens.values));
         let (positions, table) = (case.words(&POSITIONS), case.numbers(Number::F32, &table));
         case.launch([POSITIONS.len(), n_head + 2 * HEADS_KV, 1], 64);
         case.at(&q).at(&k).at(&v).at(&positions).at(&table).at(&tokens.slots);
-        case.sizes(&[tokens.off_k, tokens.off_v, n_head, HEADS_KV, HEAD, HEAD_V, ROTATED, usize::from(pairs)]);
+        case.sizes(&[tokens.off_k, tokens.off_v, n_head, HEADS_KV, dim, tokens.dim_v, ROTATED, usize::from(pairs)]);
         case.float(MAGNITUDE);
         case
     };
-    vec![with(false), with(true)]
+    Some(vec![with(false), with(true)])
 }

@@ -18,6 +18,23 @@ struct World {
 
 const SLOT: u32 = 1;
 
+/// What a cache makes of numbers, by the definition.
+fn rounded(kv_type: KvType, mut x: Vec<f32>) -> Vec<f32> {
+    let half = |x: f32| half::f16::from_f32(x).to_f32();
+    match kv_type {
+        KvType::F32 => {}
+        KvType::F16 => x.iter_mut().for_each(|x| *x = half(*x)),
+        KvType::Q8_0 => {
+            for group in x.chunks_exact_mut(32) {
+                let amax = group.iter().map(|x| x.abs()).fold(0.0, f32::max);
+                let d = half(amax / 127.0);
+                group.iter_mut().for_each(|x| *x = (*x * (127.0 / amax)).round_ties_even() * d);
+            }
+        }
+    }
+    x
+}
+
 fn world(heads: Heads, kv_type: KvType, n: usize) -> World {
     let group = CacheGroup {
         name: "test".into(),
@@ -36,16 +53,15 @@ fn world(heads: Heads, kv_type: KvType, n: usize) -> World {
     let table: Vec<u32> = (0..blocks as u32).map(|b| (b * 7 + 3) % 101).collect();
     let garbage = vec![f32::INFINITY; heads.n_head_kv * heads.head_dim.max(heads.head_dim_v)];
     let (width, width_v) = (heads.n_head_kv * heads.head_dim, heads.n_head_kv * heads.head_dim_v);
-    let round = |x: f32| if kv_type == KvType::F16 { half::f16::from_f32(x).to_f32() } else { x };
-    let keys: Vec<f32> = random(1, n * width, 1.0).into_iter().map(round).collect();
-    let values: Vec<f32> = random(2, n * width_v, 1.0).into_iter().map(round).collect();
+    let (raw_keys, raw_values) = (random(1, n * width, 1.0), random(2, n * width_v, 1.0));
     for i in 0..blocks * KV_BLOCK_TOKENS {
         let (k, v) = match i < n {
-            true => (&keys[i * width..][..width], &values[i * width_v..][..width_v]),
+            true => (&raw_keys[i * width..][..width], &raw_values[i * width_v..][..width_v]),
             false => (&garbage[..width], &garbage[..width_v]),
         };
         cache.store(Tier::detect(), table[i / KV_BLOCK_TOKENS], SLOT, i % KV_BLOCK_TOKENS, k, v);
     }
+    let (keys, values) = (rounded(kv_type, raw_keys), rounded(kv_type, raw_values));
     let q = random(3, n * heads.n_head * heads.head_dim, 3.0);
     World { heads, cache, table, keys, values, q }
 }
@@ -116,6 +132,11 @@ fn all_shapes_match_f64() {
         (Heads { window: Some(40), ..heads(4, 1, 32, 32) }, KvType::F16, 150),
         (Heads { window: Some(1), ..heads(2, 1, 32, 32) }, KvType::F32, 40),
         (Heads { softcap: Some(2.0), ..heads(4, 4, 32, 32) }, KvType::F32, 65),
+        (heads(6, 1, 32, 96), KvType::Q8_0, 70),
+        (heads(4, 4, 128, 64), KvType::Q8_0, 33),
+        (heads(3, 1, 320, 288), KvType::Q8_0, 40),
+        (heads(14, 2, 64, 64), KvType::Q8_0, 600),
+        (Heads { window: Some(40), ..heads(4, 1, 64, 32) }, KvType::Q8_0, 150),
     ];
     each_team(|team| {
         for (heads, kv_type, n) in shapes {
@@ -133,9 +154,9 @@ fn all_shapes_match_f64() {
 #[test]
 fn a_token_is_the_same_in_every_batch() {
     each_team(|team| {
-        for window in [None, Some(700)] {
+        for (window, kv_type) in [(None, KvType::F16), (Some(700), KvType::F16), (None, KvType::Q8_0)] {
             // Long enough for parts, few heads so that decode is split.
-            let world = world(Heads { window, ..heads(4, 1, 32, 32) }, KvType::F16, 1300);
+            let world = world(Heads { window, ..heads(4, 1, 32, 32) }, kv_type, 1300);
             let width = 4 * 32;
             let chunk = world.run(team, 1100, 1300);
             let whole = world.run(team, 900, 1300);
