@@ -134,7 +134,8 @@ fn all_shapes_match_f64() {
         (Heads { softcap: Some(2.0), ..heads(4, 4, 32, 32) }, KvType::F32, 65),
         (heads(6, 1, 32, 96), KvType::Q8_0, 70),
         (heads(4, 4, 128, 64), KvType::Q8_0, 33),
-        (heads(3, 1, 320, 288), KvType::Q8_0, 40),
+        // Long sums round more, whatever the cache's type: scaled as models do it.
+        (Heads { scale: 0.056, ..heads(3, 1, 320, 288) }, KvType::Q8_0, 40),
         (heads(14, 2, 64, 64), KvType::Q8_0, 600),
         (Heads { window: Some(40), ..heads(4, 1, 64, 32) }, KvType::Q8_0, 150),
     ];
