@@ -219,7 +219,7 @@ RF_DEV void attend(const float* q, float* out, const Span* spans, const u2* tile
 }
 
 // Arguments and grid of attend_tile.
-#define ATTEND_MMA(name, T, D)                                                                                           \
+#define ATTEND_MMA(name, T, D)                                                                                         \
   RF_KERNEL RF_BOUNDS(128) void name(const float* q, float* out, const Span* spans, const u2* tiles,                   \
                                      const u64* tables, u32 off_k, u32 off_v, u32 n_head, u32 n_head_kv, u32 head_dim, \
                                      u32 head_dim_v, float scale, u32 window, float softcap) {                         \

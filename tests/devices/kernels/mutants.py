@@ -35,7 +35,7 @@ MUTANTS = [
     ("kv_q8_0.h", "+ j / 32 * 32;", "+ 0 * j;", "attention"),
     ("attention.hip", "at > values.hi ? 0.f", "at > values.hi + 32 ? 0.f", "attention"),
     ("attention.hip", "own < dim ? own : 0", "own", "attention"),
-    ("attention.hip", "next_d = scales[next / 32 * 32]", "next_d = scales[0]", "attention"),
+    ("kv_q8_0.h", "next_d = scales[next / 32 * 32]", "next_d = scales[0]", "attention"),
     ("attention_mma.hip", "+ at / 32 * 32;", "+ 0 * at;", "attention"),
     ("attention_mma.hip", "from, m.values);\n      wave_sync();", "from, m.values);", "attention"),
     ("attention.hip", "    ((float*)p)[r * 32 + lane()] = weight;\n  }\n  team_sync();", "    ((float*)p)[r * 32 + lane()] = weight;\n  }", "attention"),
