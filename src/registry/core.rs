@@ -209,6 +209,7 @@ impl<M: Resident> Core<M> {
             return Err(RegistryError::Busy { what: format!("{busy} models are loaded or wanted"), retry_after_s: 10 });
         }
         entry.passed.clear();
+        entry.blind = None;
         entry.spared = Spared::default();
         entry.load = Some(Load {
             number,

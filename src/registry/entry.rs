@@ -43,8 +43,10 @@ pub(super) struct Entry<M> {
     pub spared: Spared,
     /// Known once the file was opened; another stamp clears both.
     pub facts: Option<Arc<Facts>>,
-    /// How it can be run.
+    /// How it can be run, as it is wanted.
     pub needs: Option<Arc<Needs>>,
+    /// Why neither could be found out, though the file may be sound: another look has to have a reason.
+    pub blind: Option<String>,
     /// What its last load took, waiting excluded.
     pub load_time: Option<Duration>,
     pub last_use: Option<SystemTime>,
@@ -210,6 +212,7 @@ impl<M> Entry<M> {
             spared: Spared::default(),
             facts: None,
             needs: None,
+            blind: None,
             load_time: None,
             last_use: None,
             shows: Vec::new(),
@@ -222,6 +225,7 @@ impl<M> Entry<M> {
         self.wanted = Wanted::default();
         self.proven = Wanted::default();
         self.needs = None;
+        self.blind = None;
         self.ttl = None;
     }
 
@@ -229,6 +233,12 @@ impl<M> Entry<M> {
     pub fn passed_over(&self, site: usize) -> Option<String> {
         self.load.as_ref()?;
         self.passed.iter().find(|p| p.0 == site).map(|p| p.1.clone())
+    }
+
+    /// Whether all was found out that can be without loading it, or why it could not.
+    pub fn described(&self) -> bool {
+        let reason = self.problem.is_some() || self.failure.is_some() || self.blind.is_some();
+        reason || self.live.is_some() || self.facts.is_some() && self.needs.is_some()
     }
 
     /// What is to be loaded.
@@ -296,6 +306,7 @@ impl<M> Entry<M> {
         self.bytes = bytes;
         self.problem = problem;
         self.needs = None;
+        self.blind = None;
         if self.live.is_none() {
             self.facts = None;
             self.failure = None;

@@ -77,7 +77,8 @@ impl<M: Resident> Core<M> {
             return planned(Outcome::Refused, problem.clone());
         }
         let Some(needs) = &entry.needs else {
-            return planned(Outcome::Refused, "its file was not looked at yet: ask again in a moment".to_owned());
+            let unknown = || "its file was not looked at yet: ask again in a moment".to_owned();
+            return planned(Outcome::Refused, entry.blind.clone().unwrap_or_else(unknown));
         };
         let Placement { way, reason } = match self.admit(&entry.id, needs, entry) {
             Ok(place) => place,

@@ -31,7 +31,10 @@ impl<M: Resident> Core<M> {
                     match result {
                         Ok((facts, needs)) => (entry.facts, entry.needs) = (Some(facts), Some(needs)),
                         Err(LoadError::Invalid(why)) => entry.problem = Some(why),
-                        Err(e) => tracing::warn!(model = id, "looking at it failed: {e}"),
+                        Err(e) => {
+                            tracing::warn!(model = id, "looking at it failed: {e}");
+                            entry.blind = Some(e.to_string());
+                        }
                     }
                 }
                 self.answer_shows(&id, now);
@@ -109,13 +112,9 @@ impl<M: Resident> Core<M> {
         if self.describing || self.drain.is_some() {
             return;
         }
-        let unknown = |e: &&Entry<M>| e.facts.is_none() && e.problem.is_none() && e.load.is_none() && e.live.is_none();
-        let Some(entry) = self
-            .entries
-            .values()
-            .find(|e| !e.shows.is_empty())
-            .or_else(|| self.entries.values().filter(unknown).find(|e| e.failure.is_none()))
-        else {
+        let unknown = |e: &&Entry<M>| !e.described() && e.load.is_none();
+        let asked = self.entries.values().find(|e| !e.shows.is_empty());
+        let Some(entry) = asked.or_else(|| self.entries.values().find(unknown)) else {
             return;
         };
         let job = entry.job();
@@ -322,6 +321,8 @@ impl<M: Resident> Core<M> {
             // Refused only if too much is wanted already: then requests will ask for it.
             self.want(id, now, true, None).ok();
         }
+        // As it is configured it may need something else than as it was loaded.
+        self.describe_next();
     }
 }
 

@@ -103,7 +103,7 @@ impl<M: Resident> Core<M> {
         match self.resolve(&name) {
             Ok(id) => {
                 let Some(entry) = self.entries.get_mut(&id) else { return };
-                if entry.facts.is_some() || entry.problem.is_some() || entry.failure.is_some() {
+                if entry.described() {
                     reply.send(Ok(self.detail(&self.entries[&id], now))).ok();
                 } else {
                     entry.shows.push(reply);

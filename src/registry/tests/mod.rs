@@ -131,6 +131,9 @@ pub(super) const LOST: &str = "its device is lost";
 /// Text of an error that only the first device gives.
 pub(super) const ON_THE_FIRST: &str = "only the first device says this";
 
+/// Text of an error that comes before anything is known of a file.
+pub(super) const UNSEEN: &str = "heads of 20 elements cannot be kept in q8_0";
+
 pub(super) fn need(weights: u64) -> Need {
     Need { weights, cache: weights / 10, activations: 2, tables: 1 }
 }

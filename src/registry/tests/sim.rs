@@ -11,7 +11,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Fake, FakeFile, LOST, anywhere, divided, need, options};
+use super::{Fake, FakeFile, LOST, UNSEEN, anywhere, divided, need, options};
 use crate::pool::budget::Budget;
 use crate::proto::admin::{Evicted, LoadRequest, ModelState};
 use crate::registry::catalog::{Found, Scan};
@@ -181,6 +181,7 @@ impl Sim {
         let file = self.file(id).clone();
         match file.error {
             Some(LoadError::Invalid(e)) => Err(LoadError::Invalid(e)),
+            Some(LoadError::Device(e)) if e == UNSEEN => Err(LoadError::Device(e)),
             error => {
                 let sites = self.core.options.sites.len();
                 let needs = if file.divides { divided(file.weights) } else { anywhere(sites, need(file.weights)) };

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::ON_THE_FIRST;
 use super::sim::Sim;
+use super::{ON_THE_FIRST, UNSEEN};
 use crate::base::limits::DEVICE_LOST_AGAIN;
 use crate::policy::placement::SiteKind;
 use crate::pool::budget::Budget;
@@ -121,6 +121,32 @@ fn a_gpu_is_taken_first_and_left_when_it_fails_unless_it_was_demanded() {
     sim.load(LoadRequest { model: "b".into(), ..LoadRequest::default() });
     sim.advance(S);
     assert_eq!((held(&sim, 0), held(&sim, 1)), (666, 0));
+    sim.end();
+}
+
+#[test]
+fn a_file_that_cannot_be_looked_into_is_left_until_there_is_a_reason() {
+    let mut sim = Sim::new(1000, &[("a", 300, 10)], |_| ());
+    let plan = |sim: &Sim| sim.core.forecast(&["a".to_owned()], sim.now).expect("known").remove(0);
+    assert_eq!(plan(&sim).outcome, Outcome::Fits);
+    sim.acquire("a");
+    sim.advance(S);
+    sim.leases.clear();
+    // Unloaded, it is looked at as it is configured, which goes wrong: once, and not for ever.
+    sim.file("a").error = Some(LoadError::Device(UNSEEN.to_owned()));
+    sim.evict("a", false);
+    sim.advance(S);
+    assert!(!sim.core.describing);
+    assert_eq!((plan(&sim).outcome, plan(&sim).reason.as_str()), (Outcome::Refused, UNSEEN));
+    // A load tries again.
+    sim.file("a").error = None;
+    sim.acquire("a");
+    sim.advance(S);
+    assert_eq!(sim.state("a"), ModelState::Ready);
+    sim.leases.clear();
+    sim.evict("a", false);
+    sim.advance(S);
+    assert_eq!(plan(&sim).outcome, Outcome::Fits);
     sim.end();
 }
 
