@@ -1,6 +1,7 @@
 //! Tests of the registry with simulated models: bytes in a ledger, delays, failures.
 
 mod actor;
+mod devices;
 mod sim;
 mod stories;
 
