@@ -299,20 +299,7 @@ mod tests {
 
     /// A command for a script that says it is the device at `pci` and does `rest`.
     fn script(pci: &str, rest: &str) -> Command {
-        let info = DeviceInfo {
-            name: "script".into(),
-            arch: "gfx0".into(),
-            pci: Some(pci.to_owned()),
-            total: 1,
-            free: 1,
-            compute_units: 1,
-            integrated: false,
-            bandwidth: None,
-            library: "none".into(),
-            runtime_version: 0,
-            count: 1,
-            visibility: None,
-        };
+        let info = DeviceInfo::of_script(Some(pci));
         let ready = serde_json::to_string(&FromWorker::Ready(info)).expect("JSON");
         let mut command = Command::new("sh");
         command.args(["-c", &format!("printf '{ready}' >&0; {rest}")]);

@@ -43,6 +43,27 @@ pub struct DeviceInfo {
     pub visibility: Option<String>,
 }
 
+#[cfg(test)]
+impl DeviceInfo {
+    /// The device that a script in a test says it is.
+    pub(crate) fn of_script(pci: Option<&str>) -> Self {
+        Self {
+            name: "script".into(),
+            arch: "gfx0".into(),
+            pci: pci.map(str::to_owned),
+            total: 1,
+            free: 1,
+            compute_units: 1,
+            integrated: false,
+            bandwidth: None,
+            library: "none".into(),
+            runtime_version: 0,
+            count: 1,
+            visibility: None,
+        }
+    }
+}
+
 /// A model to load. Its descriptors are, in order: the mailbox, the doorbell, the files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadOrder {

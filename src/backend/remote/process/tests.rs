@@ -9,20 +9,7 @@ const SHAPE: Shape =
 const SOON: Duration = Duration::from_secs(10);
 
 fn ready() -> String {
-    let info = DeviceInfo {
-        name: "script".into(),
-        arch: "gfx0".into(),
-        pci: None,
-        total: 1,
-        free: 1,
-        compute_units: 1,
-        integrated: false,
-        bandwidth: None,
-        library: "none".into(),
-        runtime_version: 0,
-        count: 1,
-        visibility: None,
-    };
+    let info = DeviceInfo::of_script(None);
     serde_json::to_string(&FromWorker::Ready(info)).expect("JSON")
 }
 

@@ -13,20 +13,7 @@ fn says(messages: &[FromWorker]) -> String {
 }
 
 fn ready() -> FromWorker {
-    FromWorker::Ready(DeviceInfo {
-        name: "script".into(),
-        arch: "gfx0".into(),
-        pci: Some("1".into()),
-        total: 1,
-        free: 1,
-        compute_units: 1,
-        integrated: false,
-        bandwidth: None,
-        library: "none".into(),
-        runtime_version: 0,
-        count: 1,
-        visibility: None,
-    })
+    FromWorker::Ready(DeviceInfo::of_script(Some("1")))
 }
 
 fn testing(kernel: &str) -> FromWorker {
